@@ -1,0 +1,1 @@
+"""Measurements of cxrseg, by the command ``cxrseg-bench``; one module per subcommand."""

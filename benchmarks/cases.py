@@ -1,0 +1,175 @@
+"""The images that a benchmark runs on: rows of a CSV with images and reference masks."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from cxrseg.runtime.errors import CxrsegError
+from cxrseg.runtime.labels import Protocol
+from cxrseg.runtime.radiograph import MAX_PIXELS
+from numpy.typing import NDArray
+from PIL import Image
+
+REQUIRED = ("image", "mask", "split")
+"""Columns that the CSV must have."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image with its reference mask.
+
+    Attributes:
+        name: The image as the CSV names it; the file name alone if that is an absolute path.
+        image: Path of the image.
+        mask: Path of the mask.
+        patient: The patient, or the image's name where the CSV has no such column.
+        row: The whole row, column -> text.
+    """
+
+    name: str
+    image: Path
+    mask: Path
+    patient: str
+    row: Mapping[str, str]
+
+
+def read_cases(
+    data: Path,
+    split: str,
+    where: Sequence[tuple[str, str]] = (),
+    protocol: Protocol = "fields",
+    limit: int | None = None,
+) -> list[Case]:
+    """Read the rows to evaluate and check that their files are there.
+
+    Args:
+        data: CSV with the columns ``image``, ``mask``, ``split`` and any others; paths are
+            relative to it.
+        split: Value of the column ``split``. No other split is ever read, so that ``external``
+            is touched only when it is named.
+        where: Column and value that a row must have; a column named twice accepts either value.
+        protocol: Rows with another value in a column ``protocol``, if there is one, are left
+            out: the two ways to outline a lung are not comparable.
+        limit: Number of images to take, spread evenly over the rows; None = all.
+
+    Returns:
+        The cases, at least one, in the order of the CSV.
+
+    Raises:
+        CxrsegError: The CSV is missing or malformed, lacks a column, no row matches, or a file
+            that it names is missing.
+    """
+    columns, rows = _read_csv(data)
+    for column in (*REQUIRED, *(column for column, _ in where)):
+        if column not in columns:
+            raise CxrsegError(data, f"has no column {column!r}", f"it has {', '.join(columns)}")
+    wanted: dict[str, set[str]] = {"split": {split}}
+    if "protocol" in columns:
+        wanted["protocol"] = {protocol}
+    asked: dict[str, set[str]] = {}
+    for column, value in where:
+        asked.setdefault(column, set()).add(value)
+    chosen = [
+        row
+        for row in rows
+        if all(
+            row[column] in values for group in (wanted, asked) for column, values in group.items()
+        )
+    ]
+    if not chosen:
+        raise CxrsegError(data, *_no_row(rows, {**wanted, **asked}, split))
+    if limit is not None and limit < len(chosen):
+        chosen = [chosen[i * len(chosen) // limit] for i in range(limit)]
+    return [_case(row, data, "patient" in columns) for row in chosen]
+
+
+def _no_row(
+    rows: Sequence[Mapping[str, str]], wanted: Mapping[str, set[str]], split: str
+) -> tuple[str, str]:
+    """Return cause and remedy for a selection that is empty."""
+    terms = [f"{column} = {' or '.join(sorted(values))}" for column, values in wanted.items()]
+    splits = sorted({row["split"] for row in rows})
+    if split not in splits:
+        remedy = f"--split takes {', '.join(splits)}" if splits else "the file holds no rows"
+    else:
+        remedy = "loosen --where, --split or --protocol"
+    return f"no row has {' and '.join(terms)}", remedy
+
+
+def _read_csv(data: Path) -> tuple[list[str], list[dict[str, str]]]:
+    try:
+        with data.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restkey="", restval="", strict=True)
+            rows = list(reader)
+            columns = list(reader.fieldnames or [])
+    except FileNotFoundError as error:
+        raise CxrsegError(data, "no such file", "check the path given to --data") from error
+    except OSError as error:
+        cause = f"cannot be read ({error.strerror or error})"
+        raise CxrsegError(data, cause, "check the path given to --data") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise CxrsegError(
+            data, f"is not a CSV file in UTF-8 ({error})", "save it as one"
+        ) from error
+    for number, row in enumerate(rows, start=1):
+        if "" in row:
+            raise CxrsegError(data, f"row {number} has more cells than the header", "mend it")
+    return columns, rows
+
+
+def _case(row: Mapping[str, str], data: Path, has_patients: bool) -> Case:
+    image, mask = (_existing(row[column], column, data) for column in ("image", "mask"))
+    named = Path(row["image"])
+    # An absolute path tells of the machine and has no place in a record.
+    name = named.name if named.is_absolute() else named.as_posix()
+    patient = row["patient"] if has_patients else ""
+    return Case(name, image, mask, patient or name, row)
+
+
+def _existing(name: str, column: str, data: Path) -> Path:
+    if not name:
+        raise CxrsegError(data, f"a chosen row names no {column}", "fill it in")
+    path = data.parent / name
+    if not path.is_file():
+        raise CxrsegError(path, f"no such {column} file", f"{data.name} names it")
+    return path
+
+
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """Read a reference mask as the union of its labels.
+
+    Args:
+        path: A gray image that holds 0 and 255, or a label map of 0, 1 and 2.
+
+    Returns:
+        bool [H, W], True in either lung.
+
+    Raises:
+        CxrsegError: The file cannot be read or holds other values.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise CxrsegError(path, "the mask is too large", "check the file")
+                # A palette's indices are its labels, so it is not resolved to colors.
+                values = np.asarray(image)
+    except CxrsegError:
+        raise
+    # On damaged files Pillow's parsers raise nearly any type, not OSError alone.
+    except Exception as error:
+        cause = f"the mask cannot be read ({str(error) or type(error).__name__})"
+        raise CxrsegError(path, cause, "export or copy it again") from error
+    if values.ndim != 2:
+        raise CxrsegError(path, "the mask is in color", "save it as a gray image")
+    found = set(np.unique(values).tolist())
+    if not (found <= {0, 1, 2} or found <= {0, 255}):
+        cause = "the mask holds values that are neither 0 and 255 nor the labels 0, 1 and 2"
+        raise CxrsegError(path, cause, "save it as PNG, without compression losses")
+    return np.asarray(values != 0)

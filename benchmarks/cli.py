@@ -1,0 +1,41 @@
+"""The command ``cxrseg-bench``: a group with one module per subcommand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+from cxrseg.benchmarks import accuracy
+from cxrseg.runtime.console import run_command
+
+
+@click.group(
+    "cxrseg-bench",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="cxrseg")
+def command() -> None:
+    """Measure cxrseg models.
+
+    \b
+    Exit codes
+      0    the measurement is complete
+      1    it failed
+      2    wrong usage
+      130  interrupted by Ctrl-C; nothing was written
+    """
+
+
+# A subcommand's module imports what is slow when it runs, so that --help answers at once.
+command.add_command(accuracy.command)
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command with `args`, by default the program's, and exit."""
+    run_command(command, args)
+
+
+if __name__ == "__main__":
+    main()

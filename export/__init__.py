@@ -1,0 +1,1 @@
+"""``model.ckpt`` in, one verified ONNX file out."""

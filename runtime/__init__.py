@@ -1,0 +1,59 @@
+"""Lungs on chest X-rays from one ONNX file: no PyTorch, no network.
+
+    >>> from cxrseg.runtime import Segmenter
+    >>> result = Segmenter().segment("chest.png")
+    >>> result.mask  # uint8 [H, W]: 0 = background, 1 = right lung, 2 = left lung
+
+Names are loaded at first use, so that importing the package is instant and free of ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cxrseg.runtime.errors import CxrsegError
+    from cxrseg.runtime.radiograph import Radiograph, Spacing
+    from cxrseg.runtime.readers import find_images, read
+    from cxrseg.runtime.segmentation import Flag, Segmentation
+    from cxrseg.runtime.segmenter import Segmenter
+    from cxrseg.runtime.writers import write
+
+    __version__: str
+
+__all__ = [
+    "CxrsegError",
+    "Flag",
+    "Radiograph",
+    "Segmentation",
+    "Segmenter",
+    "Spacing",
+    "find_images",
+    "read",
+    "write",
+]
+
+_HOMES = {
+    "CxrsegError": "errors",
+    "Flag": "segmentation",
+    "Radiograph": "radiograph",
+    "Segmentation": "segmentation",
+    "Segmenter": "segmenter",
+    "Spacing": "radiograph",
+    "find_images": "readers",
+    "read": "readers",
+    "write": "writers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("cxrseg.runtime.version").package_version()
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"cxrseg.runtime.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__, "__version__"])

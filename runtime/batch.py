@@ -1,0 +1,144 @@
+"""Many images, one after another: a failure of one never stops the others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from cxrseg.runtime.errors import CxrsegError
+from cxrseg.runtime.outputs import LUNGS, OVERLAY, Outputs
+from cxrseg.runtime.readers import find_images, read
+
+if TYPE_CHECKING:
+    from cxrseg.runtime.segmentation import Segmentation
+    from cxrseg.runtime.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class Done:
+    """An image that was segmented and written."""
+
+    source: Path
+    outputs: Outputs
+    segmentation: Segmentation
+
+
+Job = Path | CxrsegError
+"""An image to do, or why an input cannot be done."""
+
+
+def prepare_folder(folder: Path) -> None:
+    """Create the output folder where there is none.
+
+    Raises:
+        CxrsegError: It cannot be created or is a file.
+    """
+    remedy = "choose another folder with -o"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise CxrsegError(folder, "is a file, not a folder", remedy) from error
+    except OSError as error:
+        cause = f"the output folder cannot be created ({error.strerror})"
+        raise CxrsegError(folder, cause, remedy) from error
+
+
+def plan(inputs: Iterable[Path], folder: Path | None = None) -> list[Job]:
+    """Decide what to do with each input before anything is done.
+
+    Folders are replaced by their images and an image named twice is done once. An image whose
+    outputs would replace another's, or an input, becomes an error. cxrseg's outputs of an image
+    that is itself among the inputs are left out, so that ``*.png`` can be run again.
+
+    Args:
+        inputs: Files and folders.
+        folder: Where outputs go; None = beside each image.
+
+    Returns:
+        One job per image, in order.
+    """
+    jobs: list[Job] = []
+    for path in inputs:
+        try:
+            jobs += find_images([path])
+        except CxrsegError as error:
+            jobs.append(error)
+    images = {_key(job): job for job in reversed(jobs) if isinstance(job, Path)}
+    products = {_key(x) for job in images.values() for x in Outputs.of(job)}
+
+    planned: list[Job] = []
+    seen: set[str] = set()
+    owners: dict[str, Path] = {}
+    for job in jobs:
+        if isinstance(job, CxrsegError):
+            planned.append(job)
+            continue
+        key = _key(job)
+        if key in seen or (key in products and job.name.endswith((LUNGS, OVERLAY))):
+            continue
+        seen.add(key)
+        outputs = Outputs.of(job, folder)
+        overwritten = next((x for x in outputs if _key(x) in images and folder is not None), None)
+        owner = owners.setdefault(_key(outputs.report), job)
+        if overwritten is not None:
+            cause = f"its output {overwritten.name} would overwrite an input file"
+            planned.append(CxrsegError(job, cause, "choose another folder with -o"))
+        elif owner is not job:
+            cause = f"its outputs would overwrite those of {owner}"
+            planned.append(CxrsegError(job, cause, "rename it, or run it with another -o folder"))
+        else:
+            planned.append(job)
+    return planned
+
+
+def process(job: Job, segmenter: Segmenter, folder: Path | None = None) -> Done | CxrsegError:
+    """Do one job.
+
+    Args:
+        job: From `plan`.
+        segmenter: The loaded model.
+        folder: Existing folder for the outputs; None = beside the image.
+
+    Returns:
+        What was done, or why not; no exception but KeyboardInterrupt and its like leaves here.
+    """
+    from cxrseg.runtime.writers import write
+
+    if isinstance(job, CxrsegError):
+        return job
+    try:
+        start = perf_counter()
+        radiograph = read(job)
+        read_ms = (perf_counter() - start) * 1000
+        result = segmenter.segment(radiograph, name=str(job))
+        result = replace(result, timings={"read": read_ms, **result.timings})
+        return Done(job, write(result, radiograph, job, folder), result)
+    except CxrsegError as error:
+        return error
+    except MemoryError:
+        return CxrsegError(job, "not enough memory for this image", "close other programs")
+    # A defect met on one image must not cost the operator all the others.
+    except Exception as error:
+        cause = f"unexpected failure ({type(error).__name__}: {error})"
+        return CxrsegError(job, cause, "please report it")
+
+
+def run(
+    jobs: Iterable[Job], segmenter: Segmenter, folder: Path | None = None
+) -> Iterator[Done | CxrsegError]:
+    """Do the jobs one by one, giving each outcome as soon as it is known."""
+    for job in jobs:
+        yield process(job, segmenter, folder)
+
+
+def _key(path: Path) -> str:
+    """Return one text per file, however it is spelled."""
+    try:
+        return os.path.normcase(path.resolve())
+    # A loop of links, or a folder that may not be entered: reading it will tell.
+    except (OSError, RuntimeError):
+        return os.path.normcase(path.absolute())

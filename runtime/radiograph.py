@@ -1,0 +1,50 @@
+"""The radiograph: what every reader makes and everything else takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_PIXELS = 100_000_000
+"""Largest image accepted, in pixels; a detector plate has fewer than 20 million."""
+
+MIN_SIDE = 32
+"""Shortest side accepted, in pixels; below it no lung can be told from another."""
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """Pixel spacing in mm, and where it was read.
+
+    Attributes:
+        row: Distance between rows, mm.
+        column: Distance between columns, mm.
+        source: The attribute that it came from, e.g. a DICOM keyword.
+    """
+
+    row: float
+    column: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """A chest X-ray as the model is meant to see it.
+
+    Attributes:
+        pixels: float32 [H, W] in [0, 1], dense tissue bright, at the native size.
+        spacing: Pixel spacing, or None where the file does not tell (PNG and its like).
+        provenance: Facts of the reading for the result file, e.g. ``{"format": "PNG", "bits": 8}``.
+    """
+
+    pixels: NDArray[np.float32]
+    spacing: Spacing | None = None
+    provenance: dict[str, str | int | float] = field(default_factory=dict)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Native size (height, width) in pixels."""
+        height, width = self.pixels.shape
+        return height, width

@@ -1,0 +1,198 @@
+"""From an X-ray to its lungs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import cv2
+import numpy as np
+from cxrseg.runtime.devices import AUTO
+from cxrseg.runtime.errors import CxrsegError
+from cxrseg.runtime.gray import check_size, to_unit
+from cxrseg.runtime.labels import BACKGROUND, PROTOCOLS, Label, Protocol, labels_of
+from cxrseg.runtime.models import default_model
+from cxrseg.runtime.preprocess import preprocess
+from cxrseg.runtime.radiograph import Radiograph
+from cxrseg.runtime.readers import read
+from cxrseg.runtime.segmentation import Flag, Segmentation
+from cxrseg.runtime.session import LoadedModel, load_model
+from numpy.typing import NDArray
+
+MIN_LUNG = 0.01
+"""Share of the image below which a lung counts as missing."""
+
+
+class Segmenter:
+    """A loaded model that segments one radiograph after another.
+
+    Args:
+        model: ONNX file of cxrseg; None = the one that ships with the package.
+        device: One of `cxrseg.runtime.devices.DEVICES`.
+        threads: Threads of one inference; None = the physical cores available.
+        protocol: ``fields`` for the visible lung fields, ``whole`` to include the lung behind the
+            heart.
+
+    Raises:
+        CxrsegError: The model cannot be loaded, the device is not available, or the model has no
+            channels for the protocol.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        device: str = AUTO,
+        threads: int | None = None,
+        protocol: Protocol = "fields",
+    ) -> None:
+        self.path = default_model() if model is None else Path(model)
+        self.model: LoadedModel = load_model(self.path, device, threads)
+        names = self.model.card.labels
+        self.labels: tuple[Label, ...] = tuple(
+            label for label in labels_of(protocol) if label.name in names
+        )
+        if not self.labels:
+            offered = [name for name in PROTOCOLS if {x.name for x in labels_of(name)} & {*names}]
+            cause = f"the model {self.path} was not trained for this protocol"
+            raise CxrsegError(f"--protocol {protocol}", cause, f"it offers {', '.join(offered)}")
+        self._channels = [names.index(label.name) for label in self.labels]
+
+    def segment(
+        self, image: str | os.PathLike[str] | Radiograph | NDArray[Any], name: str = ""
+    ) -> Segmentation:
+        """Segment the lungs of one image.
+
+        Args:
+            image: A file, a radiograph, or gray values [H, W], dense tissue bright: uint8 in
+                0..255, uint16 in 0..65535, other types on any linear scale.
+            name: How messages call an image that is not a file.
+
+        Returns:
+            The segmentation at the image's native size. Its timings are in ms.
+
+        Raises:
+            CxrsegError: The image cannot be read, is too large or small, or the model fails on it.
+        """
+        if isinstance(image, (str, os.PathLike)):
+            start = perf_counter()
+            radiograph = read(image)
+            read_ms = _since(start)
+            result = self._segment(radiograph, str(image))
+            return replace(result, timings={"read": read_ms, **result.timings})
+        if isinstance(image, Radiograph):
+            return self._segment(image, name or "radiograph")
+        return self._segment(_from_array(image), name or "array")
+
+    def _segment(self, radiograph: Radiograph, subject: str) -> Segmentation:
+        check_size(*radiograph.size, subject)
+        timings = {}
+
+        start = perf_counter()
+        batch = preprocess(radiograph.pixels, self.model.card.preprocessing)[None, None]
+        timings["preprocess"] = _since(start)
+
+        start = perf_counter()
+        logits = self._infer(batch, subject)
+        timings["inference"] = _since(start)
+
+        start = perf_counter()
+        native = [_enlarge(logits[channel], radiograph.size) for channel in self._channels]
+        mask = _label_mask(native, self.labels)
+        area = {x.name: int(np.count_nonzero(mask == x.value)) for x in self.labels}
+        probability = {
+            label.name: _mean_probability(native[i][mask == label.value])
+            for i, label in enumerate(self.labels)
+        }
+        timings["postprocess"] = _since(start)
+
+        spacing = radiograph.spacing
+        pixel = None if spacing is None else spacing.row * spacing.column
+        return Segmentation(
+            mask=mask,
+            labels=self.labels,
+            probability=probability,
+            area_px=area,
+            area_mm2=None if pixel is None else {name: n * pixel for name, n in area.items()},
+            flags=_flags(area, self.labels, mask.size),
+            model=self.model.card.name,
+            model_version=self.model.card.version,
+            model_sha256=self.model.sha256,
+            provider=self.model.provider,
+            spacing=spacing,
+            timings=timings,
+            provenance=dict(radiograph.provenance),
+        )
+
+    def _infer(self, batch: NDArray[np.float32], subject: str) -> NDArray[np.float32]:
+        """Run the network: float32 [1, 1, S, S] -> logits float32 [C, S/4, S/4]."""
+        model = self.model
+        try:
+            (output,) = model.session.run([model.output_name], {model.input_name: batch})
+        # ONNX Runtime's exceptions share no base class below Exception.
+        except Exception as error:
+            cause = f"the model failed on this image ({error})"
+            raise CxrsegError(subject, cause, "try --device cpu") from error
+        logits: NDArray[np.float32] = np.asarray(output[0], dtype=np.float32)
+        if not np.isfinite(logits).all():
+            cause = "the model gave values that are not numbers"
+            raise CxrsegError(subject, cause, "try --device cpu, or another model")
+        return logits
+
+
+def _since(start: float) -> float:
+    return (perf_counter() - start) * 1000
+
+
+def _from_array(pixels: NDArray[Any]) -> Radiograph:
+    pixels = np.asarray(pixels)
+    if pixels.ndim != 2 or pixels.dtype.kind not in "buif":
+        cause = f"is {pixels.dtype} {list(pixels.shape)}, not gray values [height, width]"
+        raise CxrsegError("array", cause, "convert it to gray first")
+    height, width = pixels.shape
+    check_size(height, width, "array")
+    return Radiograph(to_unit(pixels), provenance={"format": "array", "mode": str(pixels.dtype)})
+
+
+def _enlarge(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Resize float32 [h, w] bilinearly to `size` = (height, width)."""
+    height, width = size
+    out = cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(out, dtype=np.float32)
+
+
+def _label_mask(logits: list[NDArray[np.float32]], labels: tuple[Label, ...]) -> NDArray[np.uint8]:
+    """Give each pixel with a positive logit the label of the largest; the first wins a tie."""
+    best = logits[0]
+    mask = np.full(best.shape, labels[0].value, dtype=np.uint8)
+    for channel, label in zip(logits[1:], labels[1:], strict=True):
+        mask[channel > best] = label.value
+        best = np.maximum(best, channel)
+    mask[best <= 0] = BACKGROUND
+    return mask
+
+
+def _mean_probability(logits: NDArray[np.float32]) -> float | None:
+    """Return the mean sigmoid, or None where there are no pixels."""
+    if logits.size == 0:
+        return None
+    # Inside a lung every logit is positive, so exp cannot overflow.
+    return float(np.mean(1 / (1 + np.exp(-logits)), dtype=np.float64))
+
+
+def _flags(area: dict[str, int], labels: tuple[Label, ...], pixels: int) -> tuple[Flag, ...]:
+    missing = [label for label in labels if area[label.name] < MIN_LUNG * pixels]
+    if len(missing) == len(labels):
+        share = sum(area.values()) / pixels
+        return (Flag("no_lung", "no lung was found", share, MIN_LUNG),)
+    return tuple(
+        Flag(
+            "lung_missing",
+            f"the {label.title} was not found or is too small",
+            area[label.name] / pixels,
+            MIN_LUNG,
+        )
+        for label in missing
+    )

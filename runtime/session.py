@@ -1,0 +1,204 @@
+"""Loading a model file into ONNX Runtime, and refusing any that does not keep the contract."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cxrseg.runtime.card import METADATA_KEY, ModelCard
+from cxrseg.runtime.devices import AUTO, AUTO_ORDER, PROVIDERS
+from cxrseg.runtime.errors import CxrsegError
+
+MAX_MODEL_BYTES = 2_000_000_000
+"""Largest model file accepted; ONNX itself ends at 2 GiB."""
+
+INPUT = "image"
+OUTPUT = "logits"
+
+_EXPORT_AGAIN = "use a model written by cxrseg-export"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready to run.
+
+    Attributes:
+        session: The `onnxruntime.InferenceSession`.
+        card: The model's card.
+        sha256: SHA-256 of the file, lower-case hex.
+        provider: The execution provider that runs it.
+        input_name: Name of the input, float32 [N, 1, S, S] in [0, 1].
+        output_name: Name of the output, float32 [N, C, S/4, S/4], C = number of labels.
+    """
+
+    session: Any
+    card: ModelCard
+    sha256: str
+    provider: str
+    input_name: str = INPUT
+    output_name: str = OUTPUT
+
+
+def available_devices() -> tuple[str, ...]:
+    """Return the names of the devices that the installed ONNX Runtime offers."""
+    import onnxruntime
+
+    offered = set(onnxruntime.get_available_providers())
+    return tuple(name for name, provider in PROVIDERS.items() if provider in offered)
+
+
+def default_threads() -> int:
+    """Return the number of physical cores that this process may use, as far as can be told."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            cores.add(topology.read_text())
+        except OSError:
+            # No topology in this container or system: a logical CPU counts as a core.
+            cores.add(str(cpu))
+    return len(cores)
+
+
+def load_model(
+    path: str | os.PathLike[str], device: str = AUTO, threads: int | None = None
+) -> LoadedModel:
+    """Load a model file.
+
+    Args:
+        path: The ONNX file, with a model card inside.
+        device: One of `cxrseg.runtime.devices.DEVICES`. A named device is used or refused;
+            ``auto`` takes the first that works of CUDA, DirectML, CoreML and the CPU.
+        threads: Threads of one inference on the CPU; None = the physical cores available.
+
+    Returns:
+        The model, checked against the contract.
+
+    Raises:
+        CxrsegError: The file is missing, corrupt, foreign, newer or not as its card says, or the
+            device is not available.
+    """
+    path = Path(path)
+    names = _candidates(device)
+    data = _read_bytes(path)
+    session, provider = _open_session(path, data, names, threads or default_threads())
+    card = _card_of(session, path)
+    _check_contract(session, card, path)
+    return LoadedModel(session, card, hashlib.sha256(data).hexdigest(), provider)
+
+
+def _candidates(device: str) -> list[str]:
+    available = available_devices()
+    if device == AUTO:
+        return [name for name in AUTO_ORDER if name in available]
+    if device not in PROVIDERS:
+        remedy = f"choose from {', '.join((AUTO, *PROVIDERS))}"
+        raise CxrsegError(f"--device {device}", "no such device", remedy)
+    if device not in available:
+        cause = "not available in the installed ONNX Runtime"
+        remedy = f"available here: {', '.join((AUTO, *available))}"
+        raise CxrsegError(f"--device {device}", cause, remedy)
+    return [device]
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            cause = "is not a file" if path.exists() else "no such model file"
+            raise CxrsegError(path, cause, "check the path given to --model")
+        size = path.stat().st_size
+        if size > MAX_MODEL_BYTES:
+            cause = f"is too large for a model ({size / 1e9:.1f} GB)"
+            raise CxrsegError(path, cause, _EXPORT_AGAIN)
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        raise CxrsegError(path, f"cannot be read ({cause})", "check the permissions") from error
+
+
+def _open_session(path: Path, data: bytes, names: list[str], threads: int) -> tuple[Any, str]:
+    """Return a session on the first device of `names` that works, and its provider."""
+    import onnxruntime
+
+    failure: Exception | None = None
+    for name in names:
+        provider = PROVIDERS[name]
+        options = onnxruntime.SessionOptions()
+        # Only fatal messages: what fails is told once, by us.
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # DirectML requires it; the others plan memory ahead.
+        options.enable_mem_pattern = name != "directml"
+        # A model file must be self-contained. Weights that it claims to keep in other files are
+        # looked for below a path that cannot be a folder, so that it can read no file of ours.
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path",
+            str(path.absolute() / "external-data-is-refused"),
+        )
+        providers = list(dict.fromkeys((provider, PROVIDERS["cpu"])))
+        try:
+            session = onnxruntime.InferenceSession(
+                data, options, providers=providers, enable_fallback=0
+            )
+        # ONNX Runtime's exceptions share no base class below Exception.
+        except Exception as error:
+            failure = error
+            continue
+        if session.get_providers()[0] == provider:
+            return session, provider
+    if failure is None:
+        cause = "ONNX Runtime offers the device but could not start it"
+        remedy = "install its driver and libraries, or use --device cpu"
+        raise CxrsegError(f"--device {names[0]}", cause, remedy)
+    detail = str(failure).strip().splitlines()[0][:200] if str(failure).strip() else "no detail"
+    raise CxrsegError(
+        path, f"is not a model that ONNX Runtime can load ({detail})", _EXPORT_AGAIN
+    ) from failure
+
+
+def _card_of(session: Any, path: Path) -> ModelCard:
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if text is None:
+        raise CxrsegError(path, "is an ONNX model but not one of cxrseg's", _EXPORT_AGAIN)
+    try:
+        card = ModelCard.from_json(text)
+    # RecursionError and OverflowError: a hostile card's nesting and numbers.
+    except (ValueError, RecursionError, OverflowError) as error:
+        raise CxrsegError(
+            path,
+            f"has a model card that cannot be used ({error})",
+            "update cxrseg, or " + _EXPORT_AGAIN,
+        ) from error
+    if len(set(card.labels)) != len(card.labels):
+        raise CxrsegError(path, "has a model card that names a label twice", _EXPORT_AGAIN)
+    return card
+
+
+def _check_contract(session: Any, card: ModelCard, path: Path) -> None:
+    size = card.preprocessing.size
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    _check_port("input", inputs, INPUT, [1, size, size], path)
+    _check_port("output", outputs, OUTPUT, [len(card.labels), size // 4, size // 4], path)
+
+
+def _check_port(kind: str, ports: list[Any], name: str, shape: list[int], path: Path) -> None:
+    """Refuse anything but one port called `name`, float32 [N or 1, *shape]."""
+    wanted = f"{name} float32 {['N', *shape]}".replace("'", "")
+    found = ", ".join(f"{port.name} {port.type} {port.shape}" for port in ports)
+    fits = (
+        len(ports) == 1
+        and ports[0].name == name
+        and ports[0].type == "tensor(float)"
+        and len(ports[0].shape) == 4
+        and (ports[0].shape[0] == 1 or not isinstance(ports[0].shape[0], int))
+        and list(ports[0].shape[1:]) == shape
+    )
+    if not fits:
+        cause = f"its {kind} is not as its model card says: {found} instead of {wanted}"
+        raise CxrsegError(path, cause, _EXPORT_AGAIN)

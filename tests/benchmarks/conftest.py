@@ -1,0 +1,123 @@
+"""A tiny model, a data set of phantoms, and a way to run ``cxrseg-bench``."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from cxrseg.runtime.card import METADATA_KEY, ModelCard
+from cxrseg.runtime.preprocess import Preprocessing
+from onnx import TensorProto, helper, numpy_helper
+
+# `phantoms` lies one folder up, where pytest looks only while it collects that folder's tests.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import phantoms
+
+SIZE = 64
+SPLITS = ("train", "test", "test", "test", "test", "external")
+
+
+def tiny_model() -> bytes:
+    """Dark tissue in the middle of the frame is lung, right lung left of the middle."""
+    cells = SIZE // 4
+    place = np.full((1, 2, cells, cells), -100, np.float32)
+    rows = slice(cells // 8, cells * 7 // 8)
+    place[0, 0, rows, cells // 8 : cells // 2] = 0
+    place[0, 1, rows, cells // 2 : cells * 7 // 8] = 0
+    nodes = [
+        helper.make_node("AveragePool", ["image"], ["mean"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("Sub", ["level", "mean"], ["dark"]),
+        helper.make_node("Add", ["dark", "place"], ["logits"]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, SIZE, SIZE])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 2, cells, cells])
+    weights = [
+        numpy_helper.from_array(np.array(0.7, np.float32), "level"),
+        numpy_helper.from_array(place, "place"),
+    ]
+    graph = helper.make_graph(nodes, "tiny", [image], [logits], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    card = ModelCard("tiny", "9.9", ("right_lung", "left_lung"), Preprocessing(SIZE))
+    helper.set_model_props(model, {METADATA_KEY: card.to_json()})
+    return bytes(model.SerializeToString())
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.onnx"
+    path.write_bytes(tiny_model())
+    return path
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@cache
+def drawn(seed: int) -> phantoms.Phantom:
+    return phantoms.draw(seed, (96, 80))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Return a CSV of six phantoms; masks are label maps in source a and binary in source b."""
+    home = tmp_path / "data"
+    (home / "images").mkdir(parents=True)
+    (home / "masks").mkdir()
+    rows = []
+    for number, split in enumerate(SPLITS):
+        phantom = drawn(number)
+        source = "a" if number % 2 else "b"
+        mask = phantom.mask if source == "a" else np.where(phantom.mask > 0, 255, 0)
+        cv2.imwrite(str(home / f"images/{number}.png"), phantom.image)
+        cv2.imwrite(str(home / f"masks/{number}.png"), mask.astype(np.uint8))
+        rows.append(
+            {
+                "image": f"images/{number}.png",
+                "mask": f"masks/{number}.png",
+                "split": split,
+                "source": source,
+                "patient": f"p{number // 2}",
+            }
+        )
+    path = home / "pairs.csv"
+    write_csv(path, rows)
+    return path
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+Bench = Callable[..., Result]
+
+
+@pytest.fixture
+def bench(capfd: pytest.CaptureFixture[str]) -> Bench:
+    """Run ``cxrseg-bench`` in this process and capture what it prints."""
+
+    def run(*args: str | Path | int) -> Result:
+        from cxrseg.benchmarks.cli import main
+
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(arg) for arg in args])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        return Result(int(stop.value.code or 0), out, err)
+
+    return run

@@ -1,0 +1,162 @@
+"""A tiny model that keeps the contract, and images for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from cxrseg.runtime.card import METADATA_KEY, ModelCard
+from cxrseg.runtime.preprocess import Preprocessing
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+SIZE = 64
+FIELDS = ("right_lung", "left_lung")
+
+
+def build_model(
+    labels: tuple[str, ...] = FIELDS,
+    card: str | None = None,
+    card_size: int = SIZE,
+    card_labels: tuple[str, ...] | None = None,
+    input_name: str = "image",
+    weight_at: str | None = None,
+) -> bytes:
+    """Dark tissue is lung: logits = 20 * (0.35 - mean of 4 x 4), right lung left of the middle."""
+    cells = SIZE // 4
+    side = np.zeros((1, len(labels), cells, cells), np.float32)
+    for channel, name in enumerate(labels):
+        forbidden = slice(cells // 2, None) if name.startswith("right") else slice(cells // 2)
+        side[0, channel, :, forbidden] = -100
+    nodes = [
+        helper.make_node(
+            "AveragePool", [input_name], ["mean"], kernel_shape=[4, 4], strides=[4, 4]
+        ),
+        helper.make_node("Sub", ["level", "mean"], ["dark"]),
+        helper.make_node("Mul", ["dark", "gain"], ["lung"]),
+        helper.make_node("Add", ["lung", "side"], ["logits"]),
+    ]
+    weights = [
+        numpy_helper.from_array(np.float32(0.35), "level"),
+        numpy_helper.from_array(np.float32(20), "gain"),
+        numpy_helper.from_array(side, "side"),
+    ]
+    if weight_at is not None:
+        side_tensor = weights[-1]
+        side_tensor.ClearField("raw_data")
+        side_tensor.data_location = TensorProto.EXTERNAL
+        side_tensor.external_data.add(key="location", value=weight_at)
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, ["N", 1, SIZE, SIZE])],
+        [
+            helper.make_tensor_value_info(
+                "logits", TensorProto.FLOAT, ["N", len(labels), cells, cells]
+            )
+        ],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    if card is None:
+        card = ModelCard(
+            name="tiny",
+            version="9.9",
+            labels=card_labels or labels,
+            preprocessing=Preprocessing(size=card_size, low=0, high=100),
+        ).to_json()
+    if card:
+        helper.set_model_props(model, {METADATA_KEY: card})
+    assert isinstance(model, onnx.ModelProto)
+    return model.SerializeToString()
+
+
+ModelFile = Callable[..., Path]
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> ModelFile:
+    """Write a model with `build_model`'s options and return its path."""
+    folder = tmp_path / "models"
+
+    def make(name: str = "tiny.onnx", **options: object) -> Path:
+        folder.mkdir(exist_ok=True)
+        path = folder / name
+        path.write_bytes(build_model(**options))  # type: ignore[arg-type]
+        return path
+
+    return make
+
+
+def chest(height: int = 120, width: int = 100, left_lung: bool = True) -> NDArray[np.uint8]:
+    """Bright body with two dark lungs."""
+    pixels = np.full((height, width), 220, np.uint8)
+    top, bottom = height // 5, height * 4 // 5
+    pixels[top:bottom, width // 8 : width * 3 // 8] = 20
+    if left_lung:
+        pixels[top:bottom, width * 5 // 8 : width * 7 // 8] = 20
+    return pixels
+
+
+@pytest.fixture(name="chest")
+def chest_fixture() -> Callable[..., NDArray[np.uint8]]:
+    return chest
+
+
+@pytest.fixture
+def xrays(tmp_path: Path) -> Path:
+    """Return an empty folder for images."""
+    folder = tmp_path / "xrays"
+    folder.mkdir()
+    return folder
+
+
+SaveChest = Callable[..., Path]
+
+
+@pytest.fixture
+def save_chest() -> SaveChest:
+    """Save a chest image at a path and return it."""
+
+    def save(path: Path, **options: bool | int) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(chest(**options)).save(path)  # type: ignore[arg-type]
+        return path
+
+    return save
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        return self.err.splitlines()
+
+
+RunCommand = Callable[..., Result]
+
+
+@pytest.fixture
+def run_cxrseg(capfd: pytest.CaptureFixture[str]) -> RunCommand:
+    """Run ``cxrseg-run`` in this process; capture what the process wrote, libraries included."""
+
+    def run(*args: str | Path) -> Result:
+        from cxrseg.runtime.cli import main
+
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main([str(arg) for arg in args])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        return Result(int(exit_.value.code or 0), out, err)
+
+    return run

@@ -1,0 +1,105 @@
+"""Augmentation with MONAI: what clinics do to X-rays, in moderation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class AugmentRecipe(BaseModel):
+    """How strongly training images are varied; 0 turns a transform off.
+
+    Attributes:
+        rotation: Largest rotation, degrees.
+        scale: Largest change of height or width, as a share; each on its own, so the aspect varies.
+        shift: Largest shift, as a share of the side.
+        shear: Largest shear, as a tangent.
+        geometry: Probability of the four above together.
+        crop: Probability of a zoom by up to 1.5 that cuts the lungs.
+        gamma: Probability of a gamma between 0.5 and 2.
+        contrast: Probability of a linear change of contrast about the mean.
+        noise: Probability of Gaussian noise.
+        blur: Probability of Gaussian blur.
+        occlusion: Probability of blank rectangles.
+        invert: Probability of an inverted gray scale.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rotation: float = Field(12, ge=0, le=90)
+    scale: float = Field(0.2, ge=0, le=0.5)
+    shift: float = Field(0.08, ge=0, le=0.5)
+    shear: float = Field(0.06, ge=0, le=0.5)
+    geometry: float = Field(0.9, ge=0, le=1)
+    crop: float = Field(0.1, ge=0, le=1)
+    gamma: float = Field(0.5, ge=0, le=1)
+    contrast: float = Field(0.3, ge=0, le=1)
+    noise: float = Field(0.25, ge=0, le=1)
+    blur: float = Field(0.15, ge=0, le=1)
+    occlusion: float = Field(0.15, ge=0, le=1)
+    invert: float = Field(0.03, ge=0, le=1)
+
+
+def augmentation(recipe: AugmentRecipe, size: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Build the training transform.
+
+    Args:
+        recipe: Strengths and probabilities.
+        size: Side S of the images.
+
+    Returns:
+        A MONAI transform of dicts with ``image`` float32 [1, S, S] in [0, 1] and ``mask``
+        float32 [3, S, S] in [0, 1]; the geometry of both changes alike.
+    """
+    from monai.data.meta_obj import set_track_meta
+    from monai.transforms import (
+        Compose,
+        RandAdjustContrastd,
+        RandAffined,
+        RandCoarseDropoutd,
+        RandGaussianNoised,
+        RandGaussianSmoothd,
+        RandScaleIntensityd,
+        RandScaleIntensityFixedMeand,
+        RandZoomd,
+    )
+
+    set_track_meta(False)
+    both = ("image", "mask")
+    hole = max(2, size // 5)
+    transform: Callable[[dict[str, Any]], dict[str, Any]] = Compose(
+        [
+            RandAffined(
+                both,
+                prob=recipe.geometry,
+                rotate_range=math.radians(recipe.rotation),
+                scale_range=(recipe.scale, recipe.scale),
+                translate_range=recipe.shift * size,
+                shear_range=(recipe.shear, recipe.shear),
+                mode="bilinear",
+                padding_mode="zeros",
+            ),
+            RandZoomd(
+                both, prob=recipe.crop, min_zoom=1.1, max_zoom=1.5, mode="bilinear",
+                align_corners=False,
+            ),
+            RandScaleIntensityFixedMeand(
+                "image", prob=recipe.contrast, factors=0.4, preserve_range=False
+            ),
+            RandAdjustContrastd("image", prob=recipe.gamma, gamma=(0.5, 2.0)),
+            RandGaussianSmoothd(
+                "image", prob=recipe.blur, sigma_x=(0.3, 1.5), sigma_y=(0.3, 1.5)
+            ),
+            RandGaussianNoised("image", prob=recipe.noise, std=0.06),
+            RandCoarseDropoutd(
+                "image", prob=recipe.occlusion, holes=1, max_holes=3,
+                spatial_size=max(1, size // 20), max_spatial_size=hole,
+            ),
+            # The window that follows is linear, so -x is as good as 1 - x.
+            RandScaleIntensityd("image", prob=recipe.invert, factors=(-2.0, -2.0)),
+        ]
+    )
+    return transform

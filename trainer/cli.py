@@ -1,0 +1,97 @@
+"""The command ``cxrseg-train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cxrseg.runtime.console import echo, require_extra, run_command
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", required=True, metavar="RUN", type=click.Path(path_type=Path),
+    help="Folder of the run: logs, checkpoints, and at the end model.ckpt.",
+)
+@click.option(
+    "--model", type=click.Choice(["vit_t", "vit_b", "vit_l", "vit_h", "vit_n"]),
+    help="Size of the network: vit_t for the clinic PC, vit_b, vit_l, vit_h are Meta's, "
+    "vit_n is a toy for trials.  [default: vit_t]",
+)
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), metavar="FILE",
+    help="Where the weights start from: a model.ckpt, or an official sam_vit_*.pth.",
+)
+@click.option(
+    "--method", type=click.Choice(["adalora", "decoder", "full"]),
+    help="What stage 1 trains: adapters and the decoder, the decoder alone, or everything. "
+    "Without --checkpoint only full makes sense.  [default: adalora]",
+)
+@click.option(
+    "--stage", "stages", type=click.Choice(["1", "2", "all"]), default="all", show_default=True,
+    help="1 = float, 2 = quantization-aware training of a stage 1 --checkpoint.",
+)
+@click.option(
+    "--image-size", type=int, metavar="N",
+    help="Side of the model input in pixels, a multiple of 16.  [default: 256]",
+)
+@click.option(
+    "--labels", metavar="PROTOCOLS",
+    help="Label protocols to learn, comma separated: fields (heart excluded), whole (lung "
+    "behind the heart included).  [default: fields]",
+)
+@click.option(
+    "--recipe", type=click.Path(path_type=Path), metavar="FILE",
+    help="YAML file with all other settings; options given here win.",
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in -o, from where it was.")
+@click.version_option(package_name="cxrseg", prog_name="cxrseg-train")
+def cli(
+    data: tuple[Path, ...],
+    output: Path,
+    checkpoint: Path | None,
+    stages: str,
+    labels: str | None,
+    recipe: Path | None,
+    resume: bool,
+    **overrides: Any,
+) -> None:
+    """Train a lung segmentation model on chest X-rays with masks.
+
+    DATA is one or more of: a folder {train,val,test}/{images,masks} with equal file names, or a
+    CSV file with the columns image,mask,split (paths relative to it; an optional column protocol
+    says fields or whole). Masks are binary, or label maps with 1 = right and 2 = left lung.
+
+    \b
+    Examples:
+      cxrseg-train xrays/ -o runs/base --method full --stage 1
+      cxrseg-train xrays/ -o runs/ward7 --checkpoint runs/base/model.ckpt
+      cxrseg-train xrays/ -o runs/ward7 --checkpoint runs/base/model.ckpt --resume
+
+    Ctrl-C saves; --resume goes on. The result is RUN/model.ckpt, for cxrseg-export.
+    """
+    require_extra("cxrseg-train", "train", ("torch", "lightning", "monai", "peft", "yaml"))
+    from cxrseg.trainer.recipe import read_recipe
+
+    overrides["labels"] = None if labels is None else tuple(labels.replace(" ", "").split(","))
+    settings = read_recipe(recipe, overrides)
+    echo("cxrseg-train: loading ...", err=True)
+    from cxrseg.trainer.training import MODEL, Run, table, train
+
+    run = Run(data, output, settings, checkpoint, stages)  # type: ignore[arg-type]
+    try:
+        reports = train(run, resume)
+    except KeyboardInterrupt:
+        echo(f"interrupted and saved; the same command with --resume goes on ({output})", err=True)
+        raise click.exceptions.Exit(130) from None
+    for line in table(reports).splitlines():
+        click.echo(line)
+    echo(f"wrote {output / MODEL}")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_command(cli)

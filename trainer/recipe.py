@@ -1,0 +1,145 @@
+"""The training recipe: every setting with its default, read from YAML, unknown keys refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from cxrseg.runtime.errors import CxrsegError
+from cxrseg.runtime.labels import PROTOCOLS, Protocol, labels_of
+from cxrseg.trainer.adapters import AdapterConfig
+from cxrseg.trainer.augment import AugmentRecipe
+from cxrseg.trainer.quantization import QuantizationConfig
+
+Method = Literal["adalora", "decoder", "full"]
+ModelName = Literal["vit_n", "vit_t", "vit_b", "vit_l", "vit_h"]
+StageChoice = Literal["1", "2", "all"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataRecipe(_Settings):
+    """Which samples are used, and how often.
+
+    Attributes:
+        where: Column -> accepted values; other rows of a CSV are left out.
+        group_column: CSV column that names the source of a sample.
+        balance: Let a source of n samples count as the square root of n.
+        val_images: Validation images per epoch, evenly chosen; 0 for all.
+        workers: Processes that read and augment; -1 for one fewer than the CPUs, at most 8.
+    """
+
+    where: dict[str, list[str]] = Field(default_factory=dict)
+    group_column: str = "source"
+    balance: bool = True
+    val_images: int = Field(300, ge=0)
+    workers: int = Field(-1, ge=-1)
+
+
+class StageRecipe(_Settings):
+    """One stage of training.
+
+    Attributes:
+        epochs: Number of epochs.
+        images_per_epoch: Images drawn for an epoch; 0 for as many as there are.
+        batch_size: Images per step and device.
+        lr: Peak learning rate of the encoder or its adapters.
+        decoder_lr: Peak learning rate of mask decoder and prompt encoder.
+        weight_decay: AdamW's, on matrices alone.
+        warmup: Share of the steps in which the learning rate rises.
+        patience: Epochs without a better score before training stops; 0 for never.
+    """
+
+    epochs: int = Field(20, ge=1)
+    images_per_epoch: int = Field(0, ge=0)
+    batch_size: int = Field(16, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    decoder_lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    warmup: float = Field(0.1, gt=0, lt=1)
+    patience: int = Field(0, ge=0)
+
+
+class Recipe(_Settings):
+    """All settings of a run.
+
+    Attributes:
+        seed: Seed of weights, order and augmentation.
+        model: Size of the network.
+        global_attention: Drop the attention windows of Meta's networks.
+        image_size: Side of the model input in pixels, a multiple of 16.
+        labels: Label protocols to learn; each gives a right and a left channel.
+        method: What stage 1 trains: adapters and decoder, the decoder alone, or everything.
+        precision: Lightning's; stage 2 always runs in 32 bit.
+        gradient_checkpointing: Trade time for memory.
+        accelerator: Lightning's: auto, cpu, gpu, ...
+        devices: Lightning's: a number, a list, or auto.
+        calibration_images: Training images that set the first activation ranges of stage 2.
+        checkpoint_minutes: Time between two checkpoints within an epoch.
+    """
+
+    seed: int = 0
+    model: ModelName = "vit_t"
+    global_attention: bool = False
+    image_size: int = Field(256, ge=32, le=2048, multiple_of=16)
+    labels: tuple[Protocol, ...] = ("fields",)
+    method: Method = "adalora"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    gradient_checkpointing: bool = False
+    accelerator: str = "auto"
+    devices: int | str | list[int] = "auto"
+    calibration_images: int = Field(64, ge=1)
+    checkpoint_minutes: float = Field(3, gt=0)
+    data: DataRecipe = DataRecipe()
+    augment: AugmentRecipe = AugmentRecipe()
+    adapters: AdapterConfig = AdapterConfig()
+    quantization: QuantizationConfig = QuantizationConfig()
+    stage1: StageRecipe = StageRecipe()
+    stage2: StageRecipe = StageRecipe(epochs=5, lr=1e-4, decoder_lr=2e-5)
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_once(cls, labels: tuple[Protocol, ...]) -> tuple[Protocol, ...]:
+        if not labels or len(set(labels)) != len(labels):
+            raise ValueError("name each protocol once, at least one")
+        return tuple(protocol for protocol in PROTOCOLS if protocol in labels)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the output channels."""
+        return tuple(label.name for protocol in self.labels for label in labels_of(protocol))
+
+
+def read_recipe(path: Path | None, overrides: dict[str, Any]) -> Recipe:
+    """Read a YAML recipe and let options given on the command line win.
+
+    Args:
+        path: YAML file, or None for the defaults.
+        overrides: Top-level settings; None values do not count.
+
+    Raises:
+        CxrsegError: Not YAML, an unknown key, or a value out of range; names the key.
+    """
+    data: Any = {}
+    source: str | Path = path or "options"
+    if path is not None:
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except FileNotFoundError:
+            raise CxrsegError(path, "no such file", "give a YAML recipe") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise CxrsegError(path, f"not a YAML file ({error})", "see recipes/") from None
+        if not isinstance(data, dict):
+            raise CxrsegError(path, "a recipe is a mapping of settings", "see recipes/")
+    data = {**data, **{k: v for k, v in overrides.items() if v is not None}}
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise CxrsegError(source, f"{key}: {first['msg']}", "correct or remove this key") from None
