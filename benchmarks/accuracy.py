@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
 from cxrseg.runtime.console import echo
 from cxrseg.runtime.devices import AUTO, DEVICES
 from cxrseg.runtime.errors import CxrsegError
@@ -142,6 +143,7 @@ def summarize(scores: Sequence[Score], seed: int = 0) -> Summary:
 
 def _spread(values: Sequence[float], patients: Sequence[str], seed: int) -> Spread:
     import numpy as np
+
     from cxrseg.benchmarks.metrics import bootstrap_interval
 
     interval = bootstrap_interval(values, patients, seed)

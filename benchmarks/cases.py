@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.labels import Protocol
 from cxrseg.runtime.radiograph import MAX_PIXELS
-from numpy.typing import NDArray
-from PIL import Image
 
 REQUIRED = ("image", "mask", "split")
 """Columns that the CSV must have."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import click
+
 from cxrseg.benchmarks import accuracy
 from cxrseg.runtime.console import run_command
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
+
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.files import write_together
 from cxrseg.runtime.outputs import is_ours
@@ -30,6 +31,7 @@ def environment() -> dict[str, Any]:
     import cv2
     import numpy
     import onnxruntime
+
     from cxrseg.runtime.session import default_threads
 
     return {

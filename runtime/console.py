@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import NoReturn, Protocol
 
 import click
+
 from cxrseg.runtime.errors import CxrsegError
 
 OK = 0

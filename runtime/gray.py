@@ -6,9 +6,10 @@ import os
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.radiograph import MAX_PIXELS, MIN_SIDE
-from numpy.typing import NDArray
 
 
 def check_size(height: int, width: int, subject: str | os.PathLike[str]) -> None:

@@ -44,10 +44,12 @@ class Label:
 LABELS: tuple[Label, ...] = (
     Label("right_lung", 1, "fields", "right", "right lung", (66, 135, 245)),
     Label("left_lung", 2, "fields", "left", "left lung", (245, 158, 66)),
-    Label("right_lung_whole", 1, "whole", "right", "right lung, heart shadow included",
-          (66, 135, 245)),
-    Label("left_lung_whole", 2, "whole", "left", "left lung, heart shadow included",
-          (245, 158, 66)),
+    Label(
+        "right_lung_whole", 1, "whole", "right", "right lung, heart shadow included", (66, 135, 245)
+    ),
+    Label(
+        "left_lung_whole", 2, "whole", "left", "left lung, heart shadow included", (245, 158, 66)
+    ),
 )
 
 PROTOCOLS: tuple[Protocol, ...] = ("fields", "whole")

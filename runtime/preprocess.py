@@ -61,9 +61,7 @@ def resize(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     return np.asarray(out, dtype=np.float32)
 
 
-def window(
-    pixels: NDArray[np.float32], low: float, high: float
-) -> NDArray[np.float32]:
+def window(pixels: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
     """Stretch gray values between two percentiles of the content to [0, 1], clipping outside.
 
     Flat rows and columns at the margins (collimator, film border, padding) do not count as

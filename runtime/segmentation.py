@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from cxrseg.runtime.labels import Label
 from cxrseg.runtime.radiograph import Spacing
-from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,20 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import cv2
 import numpy as np
+from numpy.typing import NDArray
+
 from cxrseg.runtime.devices import AUTO
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.gray import check_size, to_unit
-from cxrseg.runtime.labels import BACKGROUND, PROTOCOLS, Label, Protocol, labels_of
+from cxrseg.runtime.labels import PROTOCOLS, Label, Protocol, labels_of
 from cxrseg.runtime.models import default_model
+from cxrseg.runtime.postprocess import enlarge, label_mask
 from cxrseg.runtime.preprocess import preprocess
 from cxrseg.runtime.radiograph import Radiograph
 from cxrseg.runtime.readers import read
 from cxrseg.runtime.segmentation import Flag, Segmentation
 from cxrseg.runtime.session import LoadedModel, load_model
-from numpy.typing import NDArray
 
 MIN_LUNG = 0.01
 """Share of the image below which a lung counts as missing."""
@@ -99,8 +100,8 @@ class Segmenter:
         timings["inference"] = _since(start)
 
         start = perf_counter()
-        native = [_enlarge(logits[channel], radiograph.size) for channel in self._channels]
-        mask = _label_mask(native, self.labels)
+        native = [enlarge(logits[channel], radiograph.size) for channel in self._channels]
+        mask = label_mask(native, self.labels)
         area = {x.name: int(np.count_nonzero(mask == x.value)) for x in self.labels}
         probability = {
             label.name: _mean_probability(native[i][mask == label.value])
@@ -154,24 +155,6 @@ def _from_array(pixels: NDArray[Any]) -> Radiograph:
     height, width = pixels.shape
     check_size(height, width, "array")
     return Radiograph(to_unit(pixels), provenance={"format": "array", "mode": str(pixels.dtype)})
-
-
-def _enlarge(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Resize float32 [h, w] bilinearly to `size` = (height, width)."""
-    height, width = size
-    out = cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(out, dtype=np.float32)
-
-
-def _label_mask(logits: list[NDArray[np.float32]], labels: tuple[Label, ...]) -> NDArray[np.uint8]:
-    """Give each pixel with a positive logit the label of the largest; the first wins a tie."""
-    best = logits[0]
-    mask = np.full(best.shape, labels[0].value, dtype=np.uint8)
-    for channel, label in zip(logits[1:], labels[1:], strict=True):
-        mask[channel > best] = label.value
-        best = np.maximum(best, channel)
-    mask[best <= 0] = BACKGROUND
-    return mask
 
 
 def _mean_probability(logits: NDArray[np.float32]) -> float | None:

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
 from cxrseg.runtime.card import INTENDED_USE
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.files import write_together
@@ -17,9 +21,6 @@ from cxrseg.runtime.outputs import MARK, Outputs, is_ours
 from cxrseg.runtime.radiograph import Radiograph
 from cxrseg.runtime.segmentation import Segmentation
 from cxrseg.runtime.version import package_version
-from numpy.typing import NDArray
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 _LINE = 400
 """The overlay's contours are as wide as the image's longer side divided by this."""

@@ -83,20 +83,26 @@ def augmentation(recipe: AugmentRecipe, size: int) -> Callable[[dict[str, Any]],
                 padding_mode="zeros",
             ),
             RandZoomd(
-                both, prob=recipe.crop, min_zoom=1.1, max_zoom=1.5, mode="bilinear",
+                both,
+                prob=recipe.crop,
+                min_zoom=1.1,
+                max_zoom=1.5,
+                mode="bilinear",
                 align_corners=False,
             ),
             RandScaleIntensityFixedMeand(
                 "image", prob=recipe.contrast, factors=0.4, preserve_range=False
             ),
             RandAdjustContrastd("image", prob=recipe.gamma, gamma=(0.5, 2.0)),
-            RandGaussianSmoothd(
-                "image", prob=recipe.blur, sigma_x=(0.3, 1.5), sigma_y=(0.3, 1.5)
-            ),
+            RandGaussianSmoothd("image", prob=recipe.blur, sigma_x=(0.3, 1.5), sigma_y=(0.3, 1.5)),
             RandGaussianNoised("image", prob=recipe.noise, std=0.06),
             RandCoarseDropoutd(
-                "image", prob=recipe.occlusion, holes=1, max_holes=3,
-                spatial_size=max(1, size // 20), max_spatial_size=hole,
+                "image",
+                prob=recipe.occlusion,
+                holes=1,
+                max_holes=3,
+                spatial_size=max(1, size // 20),
+                max_spatial_size=hole,
             ),
             # The window that follows is linear, so -x is as good as 1 - x.
             RandScaleIntensityd("image", prob=recipe.invert, factors=(-2.0, -2.0)),

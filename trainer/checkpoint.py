@@ -146,9 +146,7 @@ def save(model: LungSAM, description: Description, path: Path) -> None:
 
 def build(description: Description) -> LungSAM:
     """Build the network of a description, with random weights."""
-    model = LungSAM(
-        description.architecture, description.preprocessing.size, description.labels
-    )
+    model = LungSAM(description.architecture, description.preprocessing.size, description.labels)
     if description.adapters is not None:
         add_adapters(model, description.adapters, total_steps=0)
         freeze_singular_values(model)
@@ -175,7 +173,8 @@ def load(path: Path) -> Loaded:
         model.load_state_dict(state)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ValidationError) as e:
         raise CxrsegError(
-            path, f"not a checkpoint of cxrseg-train ({' '.join(str(e).split())[:200]})",
+            path,
+            f"not a checkpoint of cxrseg-train ({' '.join(str(e).split())[:200]})",
             "give the model.ckpt of a run",
         ) from None
     model.eval()
@@ -236,4 +235,3 @@ def start_from(path: Path, description: Description) -> LungSAM:
     else:
         load_official(model, path)
     return model
-

@@ -10,41 +10,58 @@ import click
 from cxrseg.runtime.console import echo, require_extra, run_command
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("cxrseg-train", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", required=True, metavar="RUN", type=click.Path(path_type=Path),
+    "-o",
+    "--output",
+    required=True,
+    metavar="RUN",
+    type=click.Path(path_type=Path),
     help="Folder of the run: logs, checkpoints, and at the end model.ckpt.",
 )
 @click.option(
-    "--model", type=click.Choice(["vit_t", "vit_b", "vit_l", "vit_h", "vit_n"]),
+    "--model",
+    type=click.Choice(["vit_t", "vit_b", "vit_l", "vit_h", "vit_n"]),
     help="Size of the network: vit_t for the clinic PC, vit_b, vit_l, vit_h are Meta's, "
     "vit_n is a toy for trials.  [default: vit_t]",
 )
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path), metavar="FILE",
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
     help="Where the weights start from: a model.ckpt, or an official sam_vit_*.pth.",
 )
 @click.option(
-    "--method", type=click.Choice(["adalora", "decoder", "full"]),
+    "--method",
+    type=click.Choice(["adalora", "decoder", "full"]),
     help="What stage 1 trains: adapters and the decoder, the decoder alone, or everything. "
     "Without --checkpoint only full makes sense.  [default: adalora]",
 )
 @click.option(
-    "--stage", "stages", type=click.Choice(["1", "2", "all"]), default="all", show_default=True,
+    "--stage",
+    "stages",
+    type=click.Choice(["1", "2", "all"]),
+    default="all",
+    show_default=True,
     help="1 = float, 2 = quantization-aware training of a stage 1 --checkpoint.",
 )
 @click.option(
-    "--image-size", type=int, metavar="N",
+    "--image-size",
+    type=int,
+    metavar="N",
     help="Side of the model input in pixels, a multiple of 16.  [default: 256]",
 )
 @click.option(
-    "--labels", metavar="PROTOCOLS",
+    "--labels",
+    metavar="PROTOCOLS",
     help="Label protocols to learn, comma separated: fields (heart excluded), whole (lung "
     "behind the heart included).  [default: fields]",
 )
 @click.option(
-    "--recipe", type=click.Path(path_type=Path), metavar="FILE",
+    "--recipe",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
     help="YAML file with all other settings; options given here win.",
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in -o, from where it was.")

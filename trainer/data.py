@@ -75,7 +75,8 @@ def read_samples(
         raise CxrsegError(source, "no such file or folder", "give a data folder or a CSV file")
     if not samples:
         raise CxrsegError(
-            source, "no X-ray with a mask found",
+            source,
+            "no X-ray with a mask found",
             "expected {train,val,test}/{images,masks} or a CSV with columns image,mask,split",
         )
     return samples
@@ -112,7 +113,8 @@ def _from_csv(table: Path, where: dict[str, list[str]], group_column: str) -> li
     for name in ("image", "mask", "split", *where):
         if name not in columns:
             raise CxrsegError(
-                table, f"no column {name!r}; there are {', '.join(columns) or 'none'}",
+                table,
+                f"no column {name!r}; there are {', '.join(columns) or 'none'}",
                 "the first line names the columns image,mask,split",
             )
     samples = []
@@ -124,7 +126,8 @@ def _from_csv(table: Path, where: dict[str, list[str]], group_column: str) -> li
         protocol = row.get("protocol") or "fields"
         if protocol not in PROTOCOLS:
             raise CxrsegError(
-                f"{table} line {number}", f"unknown protocol {protocol!r}",
+                f"{table} line {number}",
+                f"unknown protocol {protocol!r}",
                 f"use one of {', '.join(PROTOCOLS)}",
             )
         image, mask = table.parent / row["image"], table.parent / row["mask"]
@@ -172,7 +175,8 @@ def read_mask(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
             width, height = file.size
             if (height, width) != size:
                 raise CxrsegError(
-                    path, f"the mask is {width} x {height}, its image {size[1]} x {size[0]}",
+                    path,
+                    f"the mask is {width} x {height}, its image {size[1]} x {size[0]}",
                     "masks are drawn on the image at its own size",
                 )
             mask = np.asarray(file if file.mode in ("P", "L") else file.convert("L"))
@@ -188,7 +192,8 @@ def read_mask(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         between = np.count_nonzero((mask > 15) & (mask < 240)) / mask.size
         if between > 0.1:
             raise CxrsegError(
-                path, "neither a binary mask nor a label map (0, 1 = right lung, 2 = left lung)",
+                path,
+                "neither a binary mask nor a label map (0, 1 = right lung, 2 = left lung)",
                 "check that images and masks are not swapped",
             )
     return (mask > (127 if values[-1] > 2 else 0)).astype(np.uint8)

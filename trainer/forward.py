@@ -145,9 +145,7 @@ def encode(encoder: Any, image: Tensor, checkpointing: bool = False) -> Tensor:
     )
     for block in encoder.blocks:
         if checkpointing:
-            x = checkpoint(
-                encoder_block, block, x, batch, side, use_reentrant=False
-            )
+            x = checkpoint(encoder_block, block, x, batch, side, use_reentrant=False)
         else:
             x = encoder_block(block, x, batch, side)
     projection, norm1, convolution, norm2 = encoder.neck
@@ -175,16 +173,12 @@ def decode(
     batch, cells, _ = embedding.shape
     side = int(cells**0.5)
     tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat(
-        [tokens.expand(batch, -1, -1), prompt.expand(batch, -1, -1)], dim=1
-    )
+    tokens = torch.cat([tokens.expand(batch, -1, -1), prompt.expand(batch, -1, -1)], dim=1)
     transformer = decoder.transformer
     queries, keys = tokens, embedding + dense
     for layer in transformer.layers:
         queries, keys = layer(queries, keys, query_pe=tokens, key_pe=positions)
-    attended = transformer.final_attn_token_to_image(
-        q=queries + tokens, k=keys + positions, v=keys
-    )
+    attended = transformer.final_attn_token_to_image(q=queries + tokens, k=keys + positions, v=keys)
     queries = layer_norm(transformer.norm_final_attn, queries + attended)
 
     expand1, norm, _, expand2, _ = decoder.output_upscaling

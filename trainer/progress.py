@@ -32,7 +32,11 @@ class KeepLast(Callback):
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object,
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
         batch_idx: int,
     ) -> None:
         """Save when the time has come."""

@@ -147,8 +147,9 @@ class QuantizedLinear(QuantizedWeight):
     def forward(self, x: Tensor) -> Tensor:
         """Map x [..., in] to [..., out]; tokens are flattened so that one Gemm results."""
         weight, bias = effective(self.layer)
-        flat = self.input(x.reshape(-1, x.shape[-1]))
-        return F.linear(flat, self.rounded(weight), bias).reshape(*x.shape[:-1], -1)
+        flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+        out = F.linear(self.input(flat), self.rounded(weight), bias)
+        return out if x.ndim == 2 else out.reshape(*x.shape[:-1], -1)
 
 
 class QuantizedConv2d(QuantizedWeight):
@@ -216,6 +217,7 @@ def quantize(model: LungSAM, config: QuantizationConfig) -> None:
     encoder get a quantizer for each operand. A product keeps float where a pattern matches
     ``<attention name>.matmul``.
     """
+
     def kept(name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in config.keep_float)
 

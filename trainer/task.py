@@ -106,7 +106,11 @@ class Task(LightningModule):
         values = values[~values.isnan()]
         if len(values):
             self.log(
-                name, values.mean(), on_epoch=True, batch_size=len(values), sync_dist=True,
+                name,
+                values.mean(),
+                on_epoch=True,
+                batch_size=len(values),
+                sync_dist=True,
                 prog_bar=name == "val_dice",
             )
 

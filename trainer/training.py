@@ -243,7 +243,11 @@ def run_stage(
     callbacks: list[Callback] = [
         KeepLast(last, recipe.checkpoint_minutes),
         ModelCheckpoint(
-            folder, "best", monitor="score", mode="max", save_weights_only=True,
+            folder,
+            "best",
+            monitor="score",
+            mode="max",
+            save_weights_only=True,
             enable_version_counter=False,
         ),
         TQDMProgressBar(refresh_rate=5),
@@ -328,7 +332,8 @@ def first_stage(run: Run, samples: Sequence[Sample]) -> StageReport:
         architecture = architecture.with_global_attention()
     if run.checkpoint is None and recipe.method != "full":
         raise CxrsegError(
-            f"--method {recipe.method}", "adapts a trained model, and there is none",
+            f"--method {recipe.method}",
+            "adapts a trained model, and there is none",
             "give one with --checkpoint, or train from scratch with --method full",
         )
     adapters = recipe.adapters if recipe.method == "adalora" else None
@@ -387,7 +392,8 @@ def second_stage(run: Run, samples: Sequence[Sample], start: Path) -> StageRepor
     )
     if description.labels != recipe.channels:
         raise CxrsegError(
-            start, f"has the labels {', '.join(description.labels)}",
+            start,
+            f"has the labels {', '.join(description.labels)}",
             "stage 2 keeps labels: give the same --labels",
         )
     freeze(model.unused_modules())

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.gray import check_size, to_unit
 from cxrseg.runtime.radiograph import MAX_PIXELS, Radiograph
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 """Pillow's names of the formats; no other decoder is ever tried on a file."""

@@ -12,9 +12,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
 from cxrseg.runtime.card import METADATA_KEY, ModelCard
 from cxrseg.runtime.preprocess import Preprocessing
-from onnx import TensorProto, helper, numpy_helper
 
 # `phantoms` lies one folder up, where pytest looks only while it collects that folder's tests.
 sys.path.insert(0, str(Path(__file__).parents[1]))

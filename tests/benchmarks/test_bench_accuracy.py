@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import phantoms
 import pytest
+
 from cxrseg.benchmarks.accuracy import Score, summaries, summarize, worst
 from cxrseg.benchmarks.metrics import bootstrap_interval, dice, iou
 from cxrseg.runtime.segmenter import Segmenter

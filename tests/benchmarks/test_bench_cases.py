@@ -5,9 +5,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
+
 from cxrseg.benchmarks.cases import read_cases, read_mask
 from cxrseg.runtime.errors import CxrsegError
-from PIL import Image
 
 
 def names(data: Path, **options) -> list[str]:  # type: ignore[no-untyped-def]

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cxrseg.benchmarks.metrics import bootstrap_interval, dice, iou
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
+
+from cxrseg.benchmarks.metrics import bootstrap_interval, dice, iou
 
 Mask = NDArray[np.bool_]
 

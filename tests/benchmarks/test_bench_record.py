@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import pytest
+
 from cxrseg.benchmarks.record import (
     check_output,
     command_line,

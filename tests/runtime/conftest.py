@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from cxrseg.runtime.card import METADATA_KEY, ModelCard
-from cxrseg.runtime.preprocess import Preprocessing
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+
+from cxrseg.runtime.card import METADATA_KEY, ModelCard
+from cxrseg.runtime.preprocess import Preprocessing
 
 SIZE = 64
 FIELDS = ("right_lung", "left_lung")

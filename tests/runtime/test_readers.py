@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cxrseg.runtime import CxrsegError, Radiograph, find_images, read
-from cxrseg.runtime.gray import to_unit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from cxrseg.runtime import CxrsegError, Radiograph, find_images, read
+from cxrseg.runtime.gray import to_unit
 
 RAMP = np.tile(np.linspace(0, 255, 60).astype(np.uint8), (40, 1))
 RGB_RAMP = np.stack([RAMP, RAMP, RAMP], axis=2)

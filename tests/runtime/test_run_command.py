@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+
 from cxrseg.runtime import CxrsegError, batch
 from cxrseg.runtime.cli import command
 from cxrseg.runtime.console import progress, require_extra, run_command

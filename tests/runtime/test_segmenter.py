@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from cxrseg.runtime import CxrsegError, Radiograph, Segmenter, Spacing, read, write
 from cxrseg.runtime.labels import LABELS
 from cxrseg.runtime.models import DEFAULT_MODEL, default_model
 from cxrseg.runtime.outputs import is_ours
-from PIL import Image
 
 ALL = tuple(label.name for label in LABELS)
 

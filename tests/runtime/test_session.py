@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from cxrseg.runtime import CxrsegError
 from cxrseg.runtime.session import available_devices, default_threads, load_model
 

@@ -1,0 +1,295 @@
+"""The export: merge, trace, fold, store, verify; then, and only then, a file."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from onnx_ir.passes.common import (
+    ClearMetadataAndDocStringPass,
+    DeduplicateInitializersPass,
+)
+
+from cxrseg.export.census import Census, take_census
+from cxrseg.export.graph import compute_fp16, fold_biases, fold_weights, store_fp16
+from cxrseg.export.merge import Shipped, float_twin
+from cxrseg.export.verify import Agreement, Run, compare, onnx_runner, synthetic_radiographs
+from cxrseg.runtime.card import METADATA_KEY, ModelCard
+from cxrseg.runtime.errors import CxrsegError
+from cxrseg.runtime.files import atomic_write
+from cxrseg.runtime.readers import find_images, read
+from cxrseg.runtime.session import load_model
+from cxrseg.trainer.checkpoint import Loaded, load
+from cxrseg.trainer.quantization import QuantizedWeight, attention_names, quantizable
+
+Profile = Literal["cpu", "gpu"]
+Precision = Literal["int8", "fp32"]
+
+OPSET = 20
+"""Integer activations of opset 21 do not load in ONNX Runtime."""
+
+ENOUGH = 0.999
+"""Least share of pixels on which PyTorch and ONNX Runtime must agree, on average."""
+
+ENOUGH_WORST = 0.995
+"""The same for the worst image."""
+
+SYNTHETIC_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was exported, and the evidence that it is right.
+
+    Attributes:
+        path: The file.
+        precision: Layer -> ``int8``, ``fp16`` or ``fp32``.
+        size: Bytes of the file.
+        fp32_size: Bytes of the FP32 export of the same checkpoint.
+        census: Operators of ONNX Runtime's optimized graph.
+        agreements: What was compared -> agreement of masks.
+        verified_on: Which images.
+        sha256: Hash of the file.
+    """
+
+    path: Path
+    precision: dict[str, str]
+    size: int
+    fp32_size: int
+    census: Census
+    agreements: dict[str, Agreement]
+    verified_on: str
+    sha256: str
+
+    @property
+    def ratio(self) -> float:
+        """How many times smaller than FP32."""
+        return self.fp32_size / self.size
+
+
+def layer_precisions(loaded: Loaded, precision: Precision, profile: Profile) -> dict[str, str]:
+    """Return layer -> precision, in the order of the network.
+
+    FP16 means stored in FP16 for profile ``cpu``, computed in FP16 for ``gpu``.
+    """
+    model = loaded.model
+    precisions = {}
+    for name, layer in quantizable(model).items():
+        integer = isinstance(layer, QuantizedWeight)
+        precisions[name] = "int8" if integer else "fp16"
+    for name in attention_names(model):
+        quantized = not isinstance(
+            model.get_submodule(f"{name}.quantizers.query"), torch.nn.Identity
+        )
+        precisions[f"{name}.matmul"] = "int8" if quantized else "fp16"
+    if precision == "fp32":
+        return dict.fromkeys(precisions, "fp32")
+    return precisions
+
+
+def trace(network: Shipped) -> ir.Model:
+    """Trace a network for one gray image of its size into ONNX operators."""
+    size = network.image_size
+    example = torch.zeros(1, 1, size, size)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["logits"],
+            external_data=False,
+            verbose=False,
+        )
+    if program is None:
+        raise CxrsegError("torch.onnx.export", "gave no graph", "install torch 2.13")
+    return program.model
+
+
+def serialize(model: ir.Model, card: ModelCard) -> bytes:
+    """Return the file's bytes: each constant once, no traces of the tracer, the card inside."""
+    DeduplicateInitializersPass()(model)
+    ClearMetadataAndDocStringPass()(model)
+    model.graph.name = "cxrseg"
+    model.producer_name, model.producer_version = "cxrseg", card.version
+    model.metadata_props.clear()
+    model.metadata_props[METADATA_KEY] = card.to_json()
+    proto = ir.to_proto(model)
+    del proto.graph.value_info[:]
+    return bytes(proto.SerializeToString())
+
+
+def model_card(loaded: Loaded, precisions: dict[str, str], license_note: str) -> ModelCard:
+    """Return the card of an export."""
+    description = loaded.description
+    return ModelCard(
+        name=f"cxrseg-{description.architecture.name}",
+        version=description.version,
+        labels=description.labels,
+        preprocessing=description.preprocessing,
+        precision=precisions,
+        checkpoint_sha256=loaded.sha256,
+        metrics=description.metrics,
+        license=license_note,
+    )
+
+
+def torch_runner(network: Shipped) -> Run:
+    """Return a function that runs the fake-quantized network in PyTorch."""
+
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            return np.asarray(network(torch.from_numpy(batch))[0].numpy(), dtype=np.float32)
+
+    return run
+
+
+def verification_images(folder: Path | None) -> tuple[list[NDArray[np.float32]], str]:
+    """Return radiographs to verify on, at most 32, and what they are.
+
+    Raises:
+        CxrsegError: The folder holds no readable image.
+    """
+    if folder is None:
+        return synthetic_radiographs(SYNTHETIC_IMAGES), f"{SYNTHETIC_IMAGES} synthetic images"
+    paths = find_images([folder])
+    paths = [paths[i * len(paths) // 32] for i in range(32)] if len(paths) > 32 else paths
+    return [read(path).pixels for path in paths], f"{len(paths)} images of {folder.name}"
+
+
+def export(
+    checkpoint: Path,
+    output: Path,
+    profile: Profile = "cpu",
+    precision: Precision = "int8",
+    verify_images: Path | None = None,
+    license_note: str = "",
+    say: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Export a checkpoint to one verified ONNX file.
+
+    Args:
+        checkpoint: A ``model.ckpt``; of stage 2 for ``int8``.
+        output: The file to write.
+        profile: ``cpu`` stores layers that are not integer in FP16; ``gpu`` also computes them so.
+        precision: ``int8``, or ``fp32`` for comparison.
+        verify_images: Folder of X-rays to verify on; None for synthetic ones.
+        license_note: Terms of the weights, for the model card.
+        say: Called with a line for each step.
+
+    Raises:
+        CxrsegError: The checkpoint is unusable, or the verification failed; no file is written.
+    """
+    radiographs, verified_on = verification_images(verify_images)
+    loaded = load(checkpoint)
+    if precision == "int8" and loaded.description.quantization is None:
+        raise CxrsegError(
+            checkpoint,
+            "was not trained for INT8 (stage 1 only)",
+            "train it with cxrseg-train --stage 2 --checkpoint, or export --precision fp32",
+        )
+    precisions = layer_precisions(loaded, precision, profile)
+    card = model_card(loaded, precisions, license_note)
+
+    say("tracing the FP32 network")
+    reference = serialize(trace(float_twin(loaded.model)), card)
+    if precision == "fp32":
+        network, data = float_twin(loaded.model), reference
+    else:
+        say("tracing the INT8 network")
+        network = Shipped(loaded.model)
+        model = trace(network)
+        fold_weights(model)
+        fold_biases(model)
+        if profile == "gpu":
+            compute_fp16(model)
+        store_fp16(model)
+        data = serialize(model, card)
+    onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
+
+    say("verifying")
+    layers = [n for n, p in precisions.items() if p == "int8" and not n.endswith(".matmul")]
+    products = [
+        n.removesuffix(".matmul")
+        for n, p in precisions.items()
+        if p == "int8" and n.endswith(".matmul")
+    ]
+    census = take_census(data, layers, products)
+    agreements = {
+        f"PyTorch : ONNX Runtime, graph optimization {'on' if on else 'off'}": compare(
+            torch_runner(network),
+            onnx_runner(data, on),
+            radiographs,
+            card.preprocessing,
+            card.labels,
+        )
+        for on in (True, False)
+    }
+    check(output, census, agreements)
+    with atomic_write(output) as beside:
+        beside.write_bytes(data)
+        sha256 = load_model(beside, "cpu").sha256
+    return Report(
+        output, precisions, len(data), len(reference), census, agreements, verified_on, sha256
+    )
+
+
+def check(output: Path, census: Census, agreements: dict[str, Agreement]) -> None:
+    """Refuse an export that is not what it promises.
+
+    Raises:
+        CxrsegError: A layer meant for integers runs in float, or masks differ.
+    """
+    if census.fallen_back:
+        names = ", ".join(census.fallen_back[:3])
+        raise CxrsegError(
+            output,
+            f"not written: {len(census.fallen_back)} layers would run in float ({names})",
+            "install the onnxruntime of cxrseg's requirements",
+        )
+    for name, agreement in agreements.items():
+        if agreement.mean < ENOUGH or agreement.worst < ENOUGH_WORST:
+            raise CxrsegError(
+                output,
+                f"not written: masks agree on {agreement.mean:.5f} of the pixels, "
+                f"{agreement.worst:.5f} in the worst image ({name}); needed are {ENOUGH} and "
+                f"{ENOUGH_WORST}",
+                "train longer, or verify on images of the kind it was trained on (--verify-images)",
+            )
+
+
+def table(report: Report) -> str:
+    """Return the report as text."""
+    counts = Counter(report.precision.values())
+    lines = [
+        "layers      " + ", ".join(f"{n} {p}" for p, n in sorted(counts.items())),
+        f"size        {report.size / 1e6:.2f} MB, {report.ratio:.2f} times smaller than FP32 "
+        f"({report.fp32_size / 1e6:.2f} MB)",
+        "operators   " + ", ".join(f"{n} {op}" for op, n in list(report.census.operators.items())),
+        f"integer     {_by_operator(report.census.executed.values())}",
+    ]
+    for name, agreement in report.agreements.items():
+        lines.append(
+            f"agreement   {agreement.mean:.6f} of pixels, "
+            f"worst image {agreement.worst:.6f} ({name})"
+        )
+    lines += [f"verified    on {report.verified_on}", f"sha256      {report.sha256}"]
+    return "\n".join(lines)
+
+
+def _by_operator(operators: Iterable[str]) -> str:
+    counts = Counter(operators)
+    return ", ".join(f"{n} layers as {op}" for op, n in counts.most_common()) or "none"

@@ -1,0 +1,115 @@
+"""Does the file compute what was trained? Masks of PyTorch and ONNX Runtime, pixel by pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from cxrseg.runtime.labels import PROTOCOLS, label_named
+from cxrseg.runtime.postprocess import enlarge, label_mask
+from cxrseg.runtime.preprocess import Preprocessing, preprocess
+
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""float32 [1, 1, S, S] -> logits float32 [C, S / 4, S / 4]."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Share of pixels with the same label, over images.
+
+    Attributes:
+        mean: Over all images.
+        worst: Of the worst image.
+        images: Number of images.
+    """
+
+    mean: float
+    worst: float
+    images: int
+
+
+def synthetic_radiographs(count: int, seed: int = 0) -> list[NDArray[np.float32]]:
+    """Draw simple chests, for a verification without patient data.
+
+    Two dark lungs beside a bright middle, with ribs, gradients and noise; not for training.
+
+    Returns:
+        float32 [256, 256] images in [0, 1].
+    """
+    rng = np.random.default_rng(seed)
+    side = 256
+    y, x = np.mgrid[:side, :side] / side
+    images = []
+    for _ in range(count):
+        image = 0.7 + 0.2 * rng.normal() * (y - 0.5) + 0.05 * np.sin(40 * y + 6 * np.abs(x - 0.5))
+        for middle in (0.3, 0.7):
+            cx, cy = middle + 0.02 * rng.normal(), 0.45 + 0.03 * rng.normal()
+            width, height = rng.uniform(0.12, 0.17), rng.uniform(0.26, 0.34)
+            inside = ((x - cx) / width) ** 2 + ((y - cy) / height) ** 2
+            image -= 0.45 / (1 + np.exp(12 * (inside - 1)))
+        image += rng.uniform(0.02, 0.06) * cv2.GaussianBlur(
+            rng.normal(size=(side, side)), (0, 0), 2
+        )
+        images.append(np.clip(image, 0, 1).astype(np.float32))
+    return images
+
+
+def onnx_runner(model: bytes, optimized: bool) -> Run:
+    """Return a function that runs a model on the CPU, with or without graph optimization."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    level = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(session.run(None, {"image": batch})[0][0], dtype=np.float32)
+
+    return run
+
+
+def masks_of(
+    logits: NDArray[np.float32], labels: Sequence[str], size: int
+) -> list[NDArray[np.uint8]]:
+    """Return a label mask of `size` for each protocol among the labels, as the runtime makes it."""
+    masks = []
+    known = [label_named(name) for name in labels]
+    for protocol in PROTOCOLS:
+        channels = [i for i, label in enumerate(known) if label.protocol == protocol]
+        if channels:
+            planes = [enlarge(logits[i], (size, size)) for i in channels]
+            masks.append(label_mask(planes, [known[i] for i in channels]))
+    return masks
+
+
+def compare(
+    first: Run,
+    second: Run,
+    radiographs: Sequence[NDArray[np.float32]],
+    spec: Preprocessing,
+    labels: Sequence[str],
+) -> Agreement:
+    """Compare the masks of two runners.
+
+    Args:
+        first: One runner.
+        second: The other.
+        radiographs: float32 [H, W] images, at least one.
+        spec: The input contract.
+        labels: Channel names.
+    """
+    shares = []
+    for pixels in radiographs:
+        batch = preprocess(pixels, spec)[None, None]
+        pairs = zip(
+            masks_of(first(batch), labels, spec.size),
+            masks_of(second(batch), labels, spec.size),
+            strict=True,
+        )
+        shares.append(float(np.mean([np.mean(a == b) for a, b in pairs])))
+    return Agreement(float(np.mean(shares)), float(np.min(shares)), len(shares))
