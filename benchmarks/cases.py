@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.labels import Protocol
-from cxrseg.runtime.radiograph import MAX_PIXELS
+from cxrseg.trainer.data import read_table
 
 REQUIRED = ("image", "mask", "split")
 """Columns that the CSV must have."""
@@ -65,7 +59,7 @@ def read_cases(
         CxrsegError: The CSV is missing or malformed, lacks a column, no row matches, or a file
             that it names is missing.
     """
-    columns, rows = _read_csv(data)
+    columns, rows = read_table(data)
     for column in (*REQUIRED, *(column for column, _ in where)):
         if column not in columns:
             raise CxrsegError(data, f"has no column {column!r}", f"it has {', '.join(columns)}")
@@ -102,27 +96,6 @@ def _no_row(
     return f"no row has {' and '.join(terms)}", remedy
 
 
-def _read_csv(data: Path) -> tuple[list[str], list[dict[str, str]]]:
-    try:
-        with data.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey="", restval="", strict=True)
-            rows = list(reader)
-            columns = list(reader.fieldnames or [])
-    except FileNotFoundError as error:
-        raise CxrsegError(data, "no such file", "check the path given to --data") from error
-    except OSError as error:
-        cause = f"cannot be read ({error.strerror or error})"
-        raise CxrsegError(data, cause, "check the path given to --data") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise CxrsegError(
-            data, f"is not a CSV file in UTF-8 ({error})", "save it as one"
-        ) from error
-    for number, row in enumerate(rows, start=1):
-        if "" in row:
-            raise CxrsegError(data, f"row {number} has more cells than the header", "mend it")
-    return columns, rows
-
-
 def _case(row: Mapping[str, str], data: Path, has_patients: bool) -> Case:
     image, mask = (_existing(row[column], column, data) for column in ("image", "mask"))
     named = Path(row["image"])
@@ -139,38 +112,3 @@ def _existing(name: str, column: str, data: Path) -> Path:
     if not path.is_file():
         raise CxrsegError(path, f"no such {column} file", f"{data.name} names it")
     return path
-
-
-def read_mask(path: Path) -> NDArray[np.bool_]:
-    """Read a reference mask as the union of its labels.
-
-    Args:
-        path: A gray image that holds 0 and 255, or a label map of 0, 1 and 2.
-
-    Returns:
-        bool [H, W], True in either lung.
-
-    Raises:
-        CxrsegError: The file cannot be read or holds other values.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise CxrsegError(path, "the mask is too large", "check the file")
-                # A palette's indices are its labels, so it is not resolved to colors.
-                values = np.asarray(image)
-    except CxrsegError:
-        raise
-    # On damaged files Pillow's parsers raise nearly any type, not OSError alone.
-    except Exception as error:
-        cause = f"the mask cannot be read ({str(error) or type(error).__name__})"
-        raise CxrsegError(path, cause, "export or copy it again") from error
-    if values.ndim != 2:
-        raise CxrsegError(path, "the mask is in color", "save it as a gray image")
-    found = set(np.unique(values).tolist())
-    if not (found <= {0, 1, 2} or found <= {0, 255}):
-        cause = "the mask holds values that are neither 0 and 255 nor the labels 0, 1 and 2"
-        raise CxrsegError(path, cause, "save it as PNG, without compression losses")
-    return np.asarray(values != 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import click
 
@@ -67,15 +68,15 @@ def cli(
     """
     require_extra("cxrseg-export", "export", ("torch", "onnx", "onnxscript", "onnx_ir", "peft"))
     echo("cxrseg-export: loading ...", err=True)
-    from cxrseg.export.exporting import export, table
+    from cxrseg.export.exporting import Precision, Profile, export, table
 
     output = output or checkpoint.with_suffix(".onnx")
     report = export(
         checkpoint,
         output,
-        profile,
-        precision,
-        verify_images,  # type: ignore[arg-type]
+        cast(Profile, profile),
+        cast(Precision, precision),
+        verify_images,
         license_note,
         say=lambda text: echo(f"cxrseg-export: {text} ...", err=True),
     )

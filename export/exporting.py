@@ -101,7 +101,8 @@ def trace(network: Shipped) -> ir.Model:
     """Trace a network for one gray image of its size into ONNX operators."""
     size = network.image_size
     example = torch.zeros(1, 1, size, size)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

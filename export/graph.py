@@ -45,7 +45,7 @@ def quantize_linear(
     shifted = np.rint(x / scale.reshape(shape)) + zero_point.reshape(
         shape if zero_point.ndim else [1] * x.ndim
     )
-    return np.clip(shifted, limits.min, limits.max).astype(zero_point.dtype)
+    return np.asarray(np.clip(shifted, limits.min, limits.max), dtype=zero_point.dtype)
 
 
 def fold_weights(model: ir.Model) -> int:
@@ -95,7 +95,7 @@ def fold_biases(model: ir.Model) -> int:
                 scales.append(constant(source.inputs[1]))
         if bias is None or len(scales) != 2 or scales[0] is None or scales[1] is None:
             continue
-        scale = (scales[0] * scales[1]).astype(np.float32).reshape(-1)
+        scale = np.multiply(scales[0], scales[1], dtype=np.float32).reshape(-1)
         steps = np.rint(bias.astype(np.float64) / scale.astype(np.float64))
         limit = np.iinfo(np.int32)
         quantized = np.clip(steps, limit.min, limit.max).astype(np.int32)

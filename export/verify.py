@@ -52,9 +52,8 @@ def synthetic_radiographs(count: int, seed: int = 0) -> list[NDArray[np.float32]
             width, height = rng.uniform(0.12, 0.17), rng.uniform(0.26, 0.34)
             inside = ((x - cx) / width) ** 2 + ((y - cy) / height) ** 2
             image -= 0.45 / (1 + np.exp(12 * (inside - 1)))
-        image += rng.uniform(0.02, 0.06) * cv2.GaussianBlur(
-            rng.normal(size=(side, side)), (0, 0), 2
-        )
+        noise = cv2.GaussianBlur(rng.normal(size=(side, side)), (0, 0), 2)
+        image += rng.uniform(0.02, 0.06) * noise
         images.append(np.clip(image, 0, 1).astype(np.float32))
     return images
 

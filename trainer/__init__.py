@@ -1,1 +1,1 @@
-"""X-rays and masks in, ``model.ckpt`` out: SAM, adaptive low-rank adapters, quantization-aware training."""
+"""X-rays and masks in, ``model.ckpt`` out: SAM, AdaLoRA, quantization-aware training."""

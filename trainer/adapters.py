@@ -118,7 +118,8 @@ def add_adapters(model: LungSAM, config: AdapterConfig, total_steps: int) -> Ran
         tfinal=int(config.final * total),
         deltaT=max(1, min(config.interval, total // 10)),
     )
-    tuner = AdaLoraModel(model.image_encoder, peft_config, "default")
+    build: Any = AdaLoraModel  # peft has no type hints
+    tuner = build(model.image_encoder, peft_config, "default")
     return RankAllocation(tuner, config)
 
 

@@ -55,17 +55,16 @@ def augmentation(recipe: AugmentRecipe, size: int) -> Callable[[dict[str, Any]],
         float32 [3, S, S] in [0, 1]; the geometry of both changes alike.
     """
     from monai.data.meta_obj import set_track_meta
-    from monai.transforms import (
-        Compose,
+    from monai.transforms.compose import Compose
+    from monai.transforms.intensity.dictionary import (
         RandAdjustContrastd,
-        RandAffined,
         RandCoarseDropoutd,
         RandGaussianNoised,
         RandGaussianSmoothd,
         RandScaleIntensityd,
         RandScaleIntensityFixedMeand,
-        RandZoomd,
     )
+    from monai.transforms.spatial.dictionary import RandAffined, RandZoomd
 
     set_track_meta(False)
     both = ("image", "mask")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.labels import PROTOCOLS, Protocol
@@ -29,6 +28,10 @@ LARGE_PART = 0.1
 
 CRUMBS = 0.02
 """Two lungs count as told apart when everything else in the mask is no more than this share."""
+
+
+MAX_GRAY = 0.1
+"""Largest share of pixels between black and white in a file that passes for a binary mask."""
 
 
 @dataclass(frozen=True)
@@ -102,14 +105,36 @@ def _image_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def _from_csv(table: Path, where: dict[str, list[str]], group_column: str) -> list[Sample]:
+def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Read a CSV file.
+
+    Returns:
+        Names of the columns, and a dict of them for each row.
+
+    Raises:
+        CxrsegError: The file is missing, is no CSV in UTF-8, or has a row with too many cells.
+    """
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or [])
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restkey="", restval="", strict=True)
             rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CxrsegError(table, f"not a CSV file ({error})", "save it as UTF-8 CSV") from None
+            columns = list(reader.fieldnames or [])
+    except FileNotFoundError as error:
+        raise CxrsegError(path, "no such file", "give the path of a CSV file") from error
+    except OSError as error:
+        cause = f"cannot be read ({error.strerror or error})"
+        raise CxrsegError(path, cause, "give the path of a CSV file") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        cause = f"is not a CSV file in UTF-8 ({error})"
+        raise CxrsegError(path, cause, "save it as one") from error
+    for number, row in enumerate(rows, start=1):
+        if "" in row:
+            raise CxrsegError(path, f"row {number} has more cells than the header", "mend it")
+    return columns, rows
+
+
+def _from_csv(table: Path, where: dict[str, list[str]], group_column: str) -> list[Sample]:
+    columns, rows = read_table(table)
     for name in ("image", "mask", "split", *where):
         if name not in columns:
             raise CxrsegError(
@@ -138,8 +163,8 @@ def _from_csv(table: Path, where: dict[str, list[str]], group_column: str) -> li
             Sample(
                 image,
                 mask,
-                cast(Split, row["split"]),
-                cast(Protocol, protocol),
+                row["split"],
+                protocol,
                 row.get(group_column) or table.stem,
             )
         )
@@ -161,7 +186,7 @@ def read_mask(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Read a mask file.
 
     Args:
-        path: 8-bit image; palette images count by their indices.
+        path: Image of 0 and 255, of 0 and 1, or a label map; palettes count by their indices.
         size: Native (height, width) of its X-ray.
 
     Returns:
@@ -171,32 +196,41 @@ def read_mask(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         CxrsegError: Not an image, another size, empty, or values that are no labels.
     """
     try:
-        with Image.open(path, formats=["PNG", "JPEG", "TIFF", "BMP"]) as file:
-            width, height = file.size
-            if (height, width) != size:
-                raise CxrsegError(
-                    path,
-                    f"the mask is {width} x {height}, its image {size[1]} x {size[0]}",
-                    "masks are drawn on the image at its own size",
-                )
-            mask = np.asarray(file if file.mode in ("P", "L") else file.convert("L"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise CxrsegError(path, f"not a readable mask ({error})", "save it as 8-bit PNG") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=["PNG", "JPEG", "TIFF", "BMP"]) as file:
+                width, height = file.size
+                if (height, width) != size:
+                    raise CxrsegError(
+                        path,
+                        f"the mask is {width} x {height}, its image {size[1]} x {size[0]}",
+                        "draw the mask at the size of the image",
+                    )
+                # A palette's indices are its labels, so it is not resolved to colors.
+                gray = file.mode in ("P", "L", "1", "I", "I;16")
+                mask = np.asarray(file if gray else file.convert("L"))
+    except CxrsegError:
+        raise
+    # On damaged files Pillow's parsers raise nearly any type, not OSError alone.
+    except Exception as error:
+        cause = f"not a readable mask ({str(error) or type(error).__name__})"
+        raise CxrsegError(path, cause, "save it as 8-bit PNG") from error
+    if mask.dtype == np.bool_:
+        mask = mask.astype(np.uint8)
     values = np.unique(mask)
     if values[-1] == 0:
         raise CxrsegError(path, "the mask is empty", "remove the pair or draw the lungs")
-    if values[-1] <= 2 and 2 in values:
+    if values[-1] <= 2:
         return mask.astype(np.uint8)
-    if len(values) > 2 and path.suffix.lower() == ".png" and not set(values) <= {0, 255}:
-        # Gray edges of a resized mask are fine, a photograph is not.
-        between = np.count_nonzero((mask > 15) & (mask < 240)) / mask.size
-        if between > 0.1:
-            raise CxrsegError(
-                path,
-                "neither a binary mask nor a label map (0, 1 = right lung, 2 = left lung)",
-                "check that images and masks are not swapped",
-            )
-    return (mask > (127 if values[-1] > 2 else 0)).astype(np.uint8)
+    # Gray edges of a resized or JPEG mask are fine, a photograph is not.
+    between = np.count_nonzero((mask > 15) & (mask < 240)) / mask.size
+    if between > MAX_GRAY or values[-1] > 255:
+        raise CxrsegError(
+            path,
+            "neither a binary mask nor a label map (0, 1 = right lung, 2 = left lung)",
+            "check that images and masks are not swapped",
+        )
+    return (mask > 127).astype(np.uint8)
 
 
 def tell_sides_apart(mask: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
@@ -227,7 +261,7 @@ def tell_sides_apart(mask: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     table = np.zeros(count, np.uint8)
     table[1:] = np.where(nearer_left, 2, 1)
     table[1 + right], table[1 + left] = 1, 2
-    return table[parts]
+    return np.asarray(table[parts], dtype=np.uint8)
 
 
 def check_pair(sample: Sample) -> None:
@@ -242,18 +276,6 @@ def check_pair(sample: Sample) -> None:
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
         raise CxrsegError(sample.image, "not an image", "remove the pair") from None
     read_mask(sample.mask, (height, width))
-
-
-def check_pairs(samples: Sequence[Sample]) -> None:
-    """Check all pairs before any work is done on one of them, with a progress bar.
-
-    Raises:
-        CxrsegError: For the first pair that is unusable.
-    """
-    with ThreadPoolExecutor() as pool:
-        checks = pool.map(check_pair, samples)
-        for _ in tqdm(checks, "checking masks", len(samples), leave=False, disable=None):
-            pass
 
 
 def label_map(sample: Sample, size: tuple[int, int]) -> tuple[NDArray[np.uint8], bool]:

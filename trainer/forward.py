@@ -78,7 +78,7 @@ def attend(attention: Any, qkv: Tensor, side: int) -> Tensor:
     key = torch.cat([k.transpose(1, 2), rows], dim=1)
     quantize = attention.quantizers
     weights = (quantize["query"](query) @ quantize["key"](key)).softmax(dim=-1)
-    out = quantize["probability"](weights) @ quantize["value"](v)
+    out: Tensor = quantize["probability"](weights) @ quantize["value"](v)
     return out.reshape(batch, heads, tokens, dim).transpose(1, 2).reshape(batch, tokens, -1)
 
 

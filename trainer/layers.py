@@ -78,10 +78,11 @@ def effective(layer: Any) -> tuple[Tensor, Tensor]:
         return layer.effective()
     if hasattr(layer, "get_delta_weight"):
         base = layer.get_base_layer()
-        weight, bias = effective(base)
+        merged, base_bias = effective(base)
         for adapter in layer.active_adapters:
-            weight = weight + layer.get_delta_weight(adapter)
-        return weight, bias
+            merged = merged + layer.get_delta_weight(adapter)
+        return merged, base_bias
+    bias: Tensor | None
     if isinstance(layer, nn.Linear):
         weight, bias = layer.weight, layer.bias
     elif isinstance(layer, nn.ConvTranspose2d) and layer.kernel_size == layer.stride:

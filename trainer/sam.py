@@ -13,7 +13,7 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "vit_l": Architecture("vit_l", 1024, 24, 16, 14, (5, 11, 17, 23)),
     "vit_h": Architecture("vit_h", 1280, 32, 16, 14, (7, 15, 23, 31)),
 }
-"""``vit_b``, ``vit_l``, ``vit_h`` are Meta's; ``vit_t`` is the edge size; ``vit_n`` is for trials."""
+"""``vit_b``, ``vit_l``, ``vit_h`` are Meta's; ``vit_t`` is the edge size, ``vit_n`` for trials."""
 
 
 def segment_anything() -> Any:
@@ -107,7 +107,7 @@ def build_sam(architecture: Architecture, image_size: int) -> nn.Module:
     grid = image_size // PATCH
     dim = architecture.decoder_dim
     global_blocks = architecture.global_blocks if architecture.window else ()
-    model: nn.Module = sam.Sam(
+    model: Any = sam.Sam(
         image_encoder=sam.ImageEncoderViT(
             img_size=image_size,
             patch_size=PATCH,
@@ -137,7 +137,7 @@ def build_sam(architecture: Architecture, image_size: int) -> nn.Module:
         pixel_std=list(PIXEL_STD),
     )
     nn.init.trunc_normal_(model.image_encoder.pos_embed, std=0.02)
-    return model
+    return cast(nn.Module, model)
 
 
 def resize_positions(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

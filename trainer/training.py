@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch.utils.data import DataLoader, RandomSampler, Sampler, WeightedRandomSampler
+from tqdm import tqdm
 
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.files import atomic_write
@@ -26,7 +28,7 @@ from cxrseg.runtime.preprocess import Preprocessing
 from cxrseg.trainer.adapters import add_adapters, freeze_singular_values
 from cxrseg.trainer.augment import augmentation
 from cxrseg.trainer.checkpoint import PREFIX, Description, build, load, save, start_from
-from cxrseg.trainer.data import Sample, check_pairs, of_split, read_samples, summarize
+from cxrseg.trainer.data import Sample, check_pair, of_split, read_samples, summarize
 from cxrseg.trainer.dataset import LungDataset, balanced_weights
 from cxrseg.trainer.lungsam import LungSAM, count_parameters, freeze
 from cxrseg.trainer.progress import KeepLast
@@ -162,6 +164,18 @@ def read_data(run: Run) -> list[Sample]:
                 "a run needs images to learn from (train) and to judge by (val)",
             )
     return learned
+
+
+def check_pairs(samples: Sequence[Sample]) -> None:
+    """Check all pairs before any work is done on one of them, with a progress bar.
+
+    Raises:
+        CxrsegError: For the first pair that is unusable.
+    """
+    with ThreadPoolExecutor() as pool:
+        checks = pool.map(check_pair, samples)
+        for _ in tqdm(checks, "checking masks", len(samples), leave=False, disable=None):
+            pass
 
 
 def _workers(recipe: Recipe) -> int:

@@ -180,7 +180,7 @@ def test_mask_of_another_size(bench: Bench, model: Path, data: Path, tmp_path: P
     cv2.imwrite(str(data.parent / "masks/2.png"), np.zeros((80, 96), np.uint8))
     result = bench("accuracy", model, "--data", data, "-o", tmp_path / "x.json")
     assert result.code == 1
-    assert "the mask has 96 x 80 pixels and its image images/2.png 80 x 96" in result.err
+    assert "2.png: the mask is 96 x 80, its image 80 x 96;" in result.err
     assert not (tmp_path / "x.json").exists()
 
 

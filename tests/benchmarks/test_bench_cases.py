@@ -2,12 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-from PIL import Image
 
-from cxrseg.benchmarks.cases import read_cases, read_mask
+from cxrseg.benchmarks.cases import read_cases
 from cxrseg.runtime.errors import CxrsegError
 
 
@@ -101,34 +98,3 @@ def test_missing_and_unreadable_tables_are_refused(tmp_path: Path) -> None:
 def test_unknown_column_of_where(data: Path) -> None:
     with pytest.raises(CxrsegError, match="has no column 'color'; it has image"):
         read_cases(data, "test", [("color", "gray")])
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "I;16"])
-def test_masks_of_all_kinds(tmp_path: Path, mode: str) -> None:
-    truth = np.zeros((40, 50), np.uint8)
-    truth[10:20, 5:15], truth[10:20, 30:40] = 1, 2
-    if mode == "1":
-        image = Image.fromarray(truth > 0)
-    elif mode == "I;16":
-        image = Image.fromarray(truth.astype(np.uint16))
-    else:
-        image = Image.fromarray(truth)
-    if mode == "P":
-        image.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
-    image.save(tmp_path / "mask.png")
-    found = read_mask(tmp_path / "mask.png")
-    assert found.dtype == np.bool_
-    np.testing.assert_array_equal(found, truth > 0)
-
-
-def test_bad_masks_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "mask.png"
-    cv2.imwrite(str(path), np.full((40, 40), 128, np.uint8))
-    with pytest.raises(CxrsegError, match="neither 0 and 255"):
-        read_mask(path)
-    cv2.imwrite(str(path), np.full((40, 40, 3), 255, np.uint8))
-    with pytest.raises(CxrsegError, match="color"):
-        read_mask(path)
-    path.write_bytes(b"no image")
-    with pytest.raises(CxrsegError, match="cannot be read"):
-        read_mask(path)
