@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import click
 
 from cxrseg.runtime.console import echo, require_extra, run_command
 
 
-@click.command("cxrseg-export", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    "cxrseg-export",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -47,7 +52,7 @@ from cxrseg.runtime.console import echo, require_extra, run_command
     help="Terms of the weights, for the model card in the file.",
 )
 @click.version_option(package_name="cxrseg", prog_name="cxrseg-export")
-def cli(
+def command(
     checkpoint: Path,
     output: Path | None,
     profile: str,
@@ -85,6 +90,6 @@ def cli(
     echo(f"wrote {output}")
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    run_command(cli)
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command with `args`, by default the program's, and exit."""
+    run_command(command, args)

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from cxrseg.runtime.console import echo, require_extra, run_command
 
+_EXTRA = ("torch", "lightning", "monai", "peft", "pydantic", "yaml")
 
-@click.command("cxrseg-train", context_settings={"help_option_names": ["-h", "--help"]})
+
+def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    require_extra("cxrseg-train", "train", _EXTRA)
+    import yaml
+
+    from cxrseg.trainer.recipe import Recipe
+
+    click.echo(yaml.safe_dump(Recipe().model_dump(mode="json"), sort_keys=False), nl=False)
+    context.exit()
+
+
+@click.command(
+    "cxrseg-train",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -64,9 +83,17 @@ from cxrseg.runtime.console import echo, require_extra, run_command
     metavar="FILE",
     help="YAML file with all other settings; options given here win.",
 )
+@click.option(
+    "--show-recipe",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_recipe,
+    help="Print all settings with their defaults as YAML, and exit.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in -o, from where it was.")
 @click.version_option(package_name="cxrseg", prog_name="cxrseg-train")
-def cli(
+def command(
     data: tuple[Path, ...],
     output: Path,
     checkpoint: Path | None,
@@ -90,7 +117,7 @@ def cli(
 
     Ctrl-C saves; --resume goes on. The result is RUN/model.ckpt, for cxrseg-export.
     """
-    require_extra("cxrseg-train", "train", ("torch", "lightning", "monai", "peft", "yaml"))
+    require_extra("cxrseg-train", "train", _EXTRA)
     from cxrseg.trainer.recipe import read_recipe
 
     overrides["labels"] = None if labels is None else tuple(labels.replace(" ", "").split(","))
@@ -109,6 +136,6 @@ def cli(
     echo(f"wrote {output / MODEL}")
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    run_command(cli)
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command with `args`, by default the program's, and exit."""
+    run_command(command, args)

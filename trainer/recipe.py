@@ -133,9 +133,13 @@ def read_recipe(path: Path | None, overrides: dict[str, Any]) -> Recipe:
         except FileNotFoundError:
             raise CxrsegError(path, "no such file", "give a YAML recipe") from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise CxrsegError(path, f"not a YAML file ({error})", "see recipes/") from None
+            raise CxrsegError(
+                path, f"not a YAML file ({error})", "cxrseg-train --show-recipe prints one"
+            ) from None
         if not isinstance(data, dict):
-            raise CxrsegError(path, "a recipe is a mapping of settings", "see recipes/")
+            raise CxrsegError(
+                path, "a recipe is a mapping of settings", "cxrseg-train --show-recipe prints one"
+            )
     data = {**data, **{k: v for k, v in overrides.items() if v is not None}}
     try:
         return Recipe.model_validate(data)

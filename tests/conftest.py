@@ -1,0 +1,152 @@
+"""A data set of phantoms, and a nano model that was trained on it as a user would train it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import phantoms
+import pytest
+
+if TYPE_CHECKING:
+    from cxrseg.runtime.console import click
+
+NANO_SIZE = 96
+
+STILL = """
+augment: {geometry: 0, crop: 0, gamma: 0, contrast: 0, noise: 0, blur: 0, occlusion: 0, invert: 0}
+"""
+"""No augmentation: few steps must do."""
+
+RECIPE = f"""
+model: vit_n
+image_size: {NANO_SIZE}
+data: {{workers: 0}}
+{STILL}
+stage1: {{epochs: 4, images_per_epoch: 480, batch_size: 8, lr: 0.003, decoder_lr: 0.003}}
+"""
+
+FINE_RECIPE = f"""
+model: vit_n
+image_size: {NANO_SIZE}
+data: {{workers: 0}}
+{STILL}
+stage1: {{epochs: 2, images_per_epoch: 160, batch_size: 8, lr: 0.003, decoder_lr: 0.003}}
+stage2: {{epochs: 2, images_per_epoch: 160, batch_size: 8, lr: 0.001, decoder_lr: 0.0003}}
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.err.splitlines() if line.startswith("error: ")]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for a command: one thread, no terminal tricks."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+
+
+def command_line(program: str, *args: object) -> list[str]:
+    """Return what starts one of the console scripts with this Python."""
+    package = {"train": "trainer", "run": "runtime"}.get(program, program)
+    code = f"from cxrseg.{package}.cli import main; main()"
+    return [sys.executable, "-c", code, *(str(arg) for arg in args)]
+
+
+Call = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def call() -> Call:
+    """Run one of the commands (``train``, ``export``, ``run``) as a process of its own."""
+
+    def run(program: str, *args: object) -> Outcome:
+        done = subprocess.run(
+            command_line(program, *args),
+            capture_output=True,
+            text=True,
+            env=environment(),
+            check=False,
+        )
+        assert "Traceback" not in done.stdout + done.stderr
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def call_here(capfd: pytest.CaptureFixture[str]) -> Call:
+    """Run one of the commands in this process: quicker, for what ends before the work begins."""
+
+    def run(program: str, *args: object) -> Outcome:
+        from cxrseg.runtime.console import run_command
+
+        command: click.Command
+        if program == "train":
+            from cxrseg.trainer.cli import cli as command
+        else:
+            from cxrseg.export.cli import cli as command
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            run_command(command, [str(arg) for arg in args])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        return Outcome(int(stop.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def phantom_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a data folder of phantoms of the nano model's size."""
+    folder = tmp_path_factory.mktemp("phantoms") / "xrays"
+    phantoms.write_dataset(folder, {"train": 48, "val": 8, "test": 4}, NANO_SIZE, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a data folder of a few phantoms of 64 pixels."""
+    folder = tmp_path_factory.mktemp("small") / "xrays"
+    phantoms.write_dataset(folder, {"train": 4, "val": 2, "test": 1}, 64, seed=100)
+    return folder
+
+
+def _train(call: Call, *args: object) -> None:
+    done = call("train", *args)
+    assert done.code == 0, done.err[-2000:]
+
+
+@pytest.fixture(scope="session")
+def base_run(call: Call, phantom_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished run: full, stage 1."""
+    home = tmp_path_factory.mktemp("base")
+    (home / "recipe.yaml").write_text(RECIPE)
+    options = ("--recipe", home / "recipe.yaml", "--method", "full", "--stage", "1")
+    _train(call, phantom_data, "-o", home / "run", *options)
+    return home / "run"
+
+
+@pytest.fixture(scope="session")
+def fine_run(
+    call: Call, phantom_data: Path, base_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Return the folder of a finished run: AdaLoRA from `base_run`, both stages."""
+    home = tmp_path_factory.mktemp("fine")
+    (home / "recipe.yaml").write_text(FINE_RECIPE)
+    options = ("--recipe", home / "recipe.yaml", "--checkpoint", base_run / "model.ckpt")
+    _train(call, phantom_data, "-o", home / "run", *options)
+    return home / "run"
