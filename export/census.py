@@ -21,9 +21,8 @@ class Census:
 
     Attributes:
         operators: Operator -> number of nodes.
-        executed: Layer -> operator that consumes its integer weight; for the two products of an
-            attention ``<attention>.matmul.scores`` and ``.matmul.mix``.
-        fallen_back: Layers meant to be integer that run in float.
+        executed: Product that runs in integers -> its operator.
+        fallen_back: Products meant to be integer that run in float.
     """
 
     operators: dict[str, int]
@@ -43,33 +42,21 @@ def optimized_graph(model: bytes) -> onnx.GraphProto:
         return onnx.load(path).graph
 
 
-def take_census(model: bytes, layers: Sequence[str], attentions: Sequence[str]) -> Census:
-    """Count operators and look up how each layer that is meant to be integer is executed.
+def take_census(model: bytes, products: Sequence[str]) -> Census:
+    """Count operators and look up how each product that is meant to be integer is executed.
 
     Args:
         model: Bytes of an exported model.
-        layers: Names of the layers with int8 weights.
-        attentions: Names of the attention blocks whose products are quantized.
+        products: Names of the nodes, from `cxrseg.export.graph.name_products`.
     """
     graph = optimized_graph(model)
-    users: dict[str, list[str]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node.op_type)
-    executed, fallen_back = {}, []
-    wanted = {layer: f"{layer}.weight_int8" for layer in layers}
-    for attention in attentions:
-        # A fused product takes the scale of its operand; a float one leaves it to a
-        # DequantizeLinear.
-        scale = f"{attention}.quantizers"
-        wanted[f"{attention}.matmul.scores"] = f"{scale}.query.scale"
-        wanted[f"{attention}.matmul.mix"] = f"{scale}.probability.scale"
-    for layer, initializer in wanted.items():
-        operators = users.get(initializer, [])
-        integer = [op for op in operators if op in INTEGER_OPS]
-        if integer and "DequantizeLinear" not in operators:
-            executed[layer] = integer[0]
-        else:
-            fallen_back.append(layer)
+    # A layout change appends "_token_" and a number to a node's name.
+    operators = {node.name.partition("_token_")[0]: node.op_type for node in graph.node}
+    executed = {name: operators.get(name, "") for name in products}
+    fallen_back = tuple(name for name, op in executed.items() if op not in INTEGER_OPS)
     counts = Counter(node.op_type for node in graph.node)
-    return Census(dict(counts.most_common()), executed, tuple(fallen_back))
+    return Census(
+        dict(counts.most_common()),
+        {name: op for name, op in executed.items() if name not in fallen_back},
+        fallen_back,
+    )

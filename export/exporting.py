@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from onnx_ir.passes.common import (
     ClearMetadataAndDocStringPass,
-    DeduplicateInitializersPass,
+    DeduplicateHashedInitializersPass,
 )
 
 from cxrseg.export.census import Census, take_census
-from cxrseg.export.graph import compute_fp16, fold_biases, fold_weights, store_fp16
+from cxrseg.export.graph import compute_fp16, fold_biases, fold_weights, name_products, store_fp16
 from cxrseg.export.merge import Shipped, float_twin
 from cxrseg.export.verify import Agreement, Run, compare, onnx_runner, synthetic_radiographs
 from cxrseg.runtime.card import METADATA_KEY, ModelCard
@@ -122,7 +122,11 @@ def trace(network: Shipped) -> ir.Model:
 
 def serialize(model: ir.Model, card: ModelCard) -> bytes:
     """Return the file's bytes: each constant once, no traces of the tracer, the card inside."""
-    DeduplicateInitializersPass()(model)
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:  # the next pass hashes memory as it lies
+            array = np.asarray(value.const_value.numpy(), order="C")
+            value.const_value = ir.tensor(array, name=value.name)
+    DeduplicateHashedInitializersPass()(model)
     ClearMetadataAndDocStringPass()(model)
     model.graph.name = "cxrseg"
     model.producer_name, model.producer_version = "cxrseg", card.version
@@ -208,11 +212,13 @@ def export(
     say("tracing the FP32 network")
     reference = serialize(trace(float_twin(loaded.model)), card)
     if precision == "fp32":
-        network, data = float_twin(loaded.model), reference
+        network, data, products = float_twin(loaded.model), reference, []
     else:
         say("tracing the INT8 network")
         network = Shipped(loaded.model)
         model = trace(network)
+        products = name_products(model)
+        check_products(output, products, precisions)
         fold_weights(model)
         fold_biases(model)
         if profile == "gpu":
@@ -222,13 +228,7 @@ def export(
     onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
 
     say("verifying")
-    layers = [n for n, p in precisions.items() if p == "int8" and not n.endswith(".matmul")]
-    products = [
-        n.removesuffix(".matmul")
-        for n, p in precisions.items()
-        if p == "int8" and n.endswith(".matmul")
-    ]
-    census = take_census(data, layers, products)
+    census = take_census(data, products)
     agreements = {
         f"PyTorch : ONNX Runtime, graph optimization {'on' if on else 'off'}": compare(
             torch_runner(network),
@@ -246,6 +246,23 @@ def export(
     return Report(
         output, precisions, len(data), len(reference), census, agreements, verified_on, sha256
     )
+
+
+def check_products(output: Path, products: list[str], precisions: dict[str, str]) -> None:
+    """Compare the traced graph with the layers that are called INT8.
+
+    Raises:
+        CxrsegError: A layer is missing, or one of another precision is there.
+    """
+    traced = {name.removesuffix(".scores").removesuffix(".mix") for name in products}
+    promised = {name for name, precision in precisions.items() if precision == "int8"}
+    if traced != promised:
+        names = ", ".join(sorted(traced ^ promised)[:3])
+        raise CxrsegError(
+            output,
+            f"not written: the graph lacks integer layers or has others ({names})",
+            "install the torch and onnxscript of cxrseg's requirements",
+        )
 
 
 def check(output: Path, census: Census, agreements: dict[str, Agreement]) -> None:

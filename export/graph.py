@@ -18,7 +18,7 @@ def constant(value: ir.Value | None) -> NDArray[np.generic] | None:
 
 
 def _initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
     value = ir.Value(
         name=name,
         shape=ir.Shape(array.shape),
@@ -46,6 +46,36 @@ def quantize_linear(
         shape if zero_point.ndim else [1] * x.ndim
     )
     return np.asarray(np.clip(shifted, limits.min, limits.max), dtype=zero_point.dtype)
+
+
+def name_products(model: ir.Model) -> list[str]:
+    """Name each product of quantized operands after its layer, so that it can be found again.
+
+    A Gemm or Conv takes the layer's name; the two products of an attention are called
+    ``<attention>.matmul.scores`` and ``<attention>.matmul.mix``. ONNX Runtime keeps the names.
+
+    Returns:
+        The names, in the order of the graph.
+    """
+    names = []
+    for node in model.graph:
+        if node.op_type not in ("Gemm", "MatMul", "Conv"):
+            continue
+        first, second = (v.producer() if v is not None else None for v in node.inputs[:2])
+        if (
+            first is None
+            or second is None
+            or {first.op_type, second.op_type} != {"DequantizeLinear"}
+        ):
+            continue
+        scale = str(second.inputs[1].name)  # type: ignore[union-attr]
+        layer, _, operand = scale.rpartition(".quantizers.")
+        if layer:
+            node.name = f"{layer}.matmul.{'scores' if operand == 'key.scale' else 'mix'}"
+        else:
+            node.name = scale.removesuffix(".weight_scale")
+        names.append(node.name)
+    return names
 
 
 def fold_weights(model: ir.Model) -> int:

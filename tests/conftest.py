@@ -7,16 +7,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import phantoms
 import pytest
 
-if TYPE_CHECKING:
-    from cxrseg.runtime.console import click
-
 NANO_SIZE = 96
+
+PACKAGES = {"train": "trainer", "export": "export", "run": "runtime"}
+"""Command -> the package that it belongs to."""
 
 STILL = """
 augment: {geometry: 0, crop: 0, gamma: 0, contrast: 0, noise: 0, blur: 0, occlusion: 0, invert: 0}
@@ -61,8 +61,7 @@ def environment() -> dict[str, str]:
 
 def command_line(program: str, *args: object) -> list[str]:
     """Return what starts one of the console scripts with this Python."""
-    package = {"train": "trainer", "run": "runtime"}.get(program, program)
-    code = f"from cxrseg.{package}.cli import main; main()"
+    code = f"from cxrseg.{PACKAGES[program]}.cli import main; main()"
     return [sys.executable, "-c", code, *(str(arg) for arg in args)]
 
 
@@ -92,16 +91,10 @@ def call_here(capfd: pytest.CaptureFixture[str]) -> Call:
     """Run one of the commands in this process: quicker, for what ends before the work begins."""
 
     def run(program: str, *args: object) -> Outcome:
-        from cxrseg.runtime.console import run_command
-
-        command: click.Command
-        if program == "train":
-            from cxrseg.trainer.cli import cli as command
-        else:
-            from cxrseg.export.cli import cli as command
+        main = import_module(f"cxrseg.{PACKAGES[program]}.cli").main
         capfd.readouterr()
         with pytest.raises(SystemExit) as stop:
-            run_command(command, [str(arg) for arg in args])
+            main([str(arg) for arg in args])
         out, err = capfd.readouterr()
         assert "Traceback" not in out + err
         return Outcome(int(stop.value.code or 0), out, err)

@@ -28,23 +28,33 @@ def layer_norm(norm: Any, x: Tensor) -> Tensor:
     return F.layer_norm(x, (x.shape[-1],), norm.weight, norm.bias, norm.eps)
 
 
-def relative_table(positions: Tensor, side: int) -> Tensor:
-    """Return the table [side, side, C] of relative positions; `positions` is [2 * side - 1, C].
+def relative_scores(query: Tensor, positions: Tensor) -> Tensor:
+    """Multiply queries along one axis with the vectors of their distances to every key.
 
-    Entry (i, j) is the vector for query coordinate i and key coordinate j (Li et al. 2022,
-    MViTv2, section 4.1, decomposed relative positions).
+    Decomposed relative positions (Li et al. 2022, MViTv2, section 4.1): query i and key k of one
+    axis share the vector i - k + side - 1 of the table. All distances are multiplied at once;
+    then row i is shifted by i, by padding and reshaping, so that no table is gathered.
+
+    Args:
+        query: [..., side, C].
+        positions: Table [2 * side - 1, C].
+
+    Returns:
+        [..., side, side]; the last axis counts keys from the last to the first.
     """
-    index = torch.arange(side)
-    offset = index[:, None] - index[None, :] + side - 1
-    return positions[offset]
+    side = query.shape[-2]
+    lead = query.shape[:-2]
+    products = (query @ positions.T).reshape(*lead, side * (2 * side - 1))
+    return F.pad(products, (0, side)).reshape(*lead, side, 2 * side)[..., :side]
 
 
 def one_hot_rows(side: int, like: Tensor) -> Tensor:
-    """Return [2 * side, side * side]: row i marks the keys of grid row i, row side + j column j."""
-    eye = torch.eye(side, dtype=like.dtype, device=like.device)
-    rows = eye.repeat_interleave(side, dim=1)
-    columns = eye.repeat(1, side)
-    return torch.cat([rows, columns])
+    """Return [2 * side, side * side]: the keys of each grid row, then of each column, as 0 and 1.
+
+    Rows and columns count from the last to the first, as `relative_scores` does.
+    """
+    eye = torch.eye(side, dtype=like.dtype, device=like.device).flip(0)
+    return torch.cat([eye.repeat_interleave(side, dim=1), eye.repeat(1, side)])
 
 
 def attend(attention: Any, qkv: Tensor, side: int) -> Tensor:
@@ -68,10 +78,8 @@ def attend(attention: Any, qkv: Tensor, side: int) -> Tensor:
         .unbind(0)
     )
     grid = q.reshape(batch * heads, side, side, dim)
-    table_h = relative_table(attention.rel_pos_h, side)
-    table_w = relative_table(attention.rel_pos_w, side)
-    rel_h = grid @ table_h.transpose(1, 2)
-    rel_w = (grid.transpose(1, 2) @ table_w.transpose(1, 2)).transpose(1, 2)
+    rel_h = relative_scores(grid.transpose(1, 2), attention.rel_pos_h).transpose(1, 2)
+    rel_w = relative_scores(grid, attention.rel_pos_w)
     relative = torch.cat([rel_h, rel_w], dim=-1).reshape(batch * heads, tokens, 2 * side)
     query = torch.cat([q * attention.scale, relative], dim=-1)
     rows = one_hot_rows(side, q).expand(batch * heads, -1, -1)

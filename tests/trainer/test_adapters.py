@@ -32,7 +32,7 @@ def randomize_singular_values(model: LungSAM) -> None:
     generator = torch.Generator().manual_seed(1)
     for layer in adapted_layers(model).values():
         value = layer.lora_E["default"]
-        value.copy_(torch.randn(value.shape, generator=generator))
+        value.copy_(10 * torch.randn(value.shape, generator=generator))
 
 
 def take_steps(model: LungSAM, allocation: RankAllocation, images: Tensor, steps: int) -> None:

@@ -1,0 +1,125 @@
+"""Recipes: defaults, overrides, and refusals that name the key."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import yaml
+
+import cxrseg.trainer
+from cxrseg.runtime.errors import CxrsegError
+from cxrseg.trainer.recipe import Recipe, read_recipe
+
+SHIPPED = sorted((Path(cxrseg.trainer.__file__).parent / "recipes").glob("*.yaml"))
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    return tmp_path / "recipe.yaml"
+
+
+def test_defaults() -> None:
+    recipe = read_recipe(None, {})
+    assert recipe == Recipe()
+    assert (recipe.model, recipe.image_size, recipe.method) == ("vit_t", 256, "adalora")
+    assert recipe.channels == ("right_lung", "left_lung")
+
+
+def test_options_win_and_the_rest_stays(recipe_file: Path) -> None:
+    recipe_file.write_text("model: vit_b\nimage_size: 512\nstage1: {lr: 0.5}\n")
+    recipe = read_recipe(recipe_file, {"image_size": 128, "model": None})
+    assert (recipe.model, recipe.image_size, recipe.stage1.lr) == ("vit_b", 128, 0.5)
+    assert recipe.stage1.epochs == Recipe().stage1.epochs
+
+
+def test_labels_take_a_fixed_order(recipe_file: Path) -> None:
+    recipe_file.write_text("labels: [whole, fields]\n")
+    assert read_recipe(recipe_file, {}).channels == (
+        "right_lung",
+        "left_lung",
+        "right_lung_whole",
+        "left_lung_whole",
+    )
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n"])
+def test_empty_file_gives_the_defaults(text: str, recipe_file: Path) -> None:
+    recipe_file.write_text(text)
+    assert read_recipe(recipe_file, {}) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("learning_rate: 1", "learning_rate"),
+        ("stage1: {lerning_rate: 1}", "stage1.lerning_rate"),
+        ("stage2: {epochs: 0}", "stage2.epochs"),
+        ("adapters: {init_rank: many}", "adapters.init_rank"),
+        ("quantization: {weight_bits: 3}", "quantization.weight_bits"),
+        ("augment: {gama: 1}", "augment.gama"),
+        ("data: {workers: -2}", "data.workers"),
+        ("image_size: 100", "image_size"),
+        ("image_size: 16", "image_size"),
+        ("model: vit_x", "model"),
+        ("labels: []", "labels"),
+        ("labels: [fields, fields]", "labels"),
+        ("labels: [heart]", "labels.0"),
+        ("stage1: 3", "stage1"),
+    ],
+)
+def test_refusals_name_the_key(text: str, key: str, recipe_file: Path) -> None:
+    recipe_file.write_text(text)
+    with pytest.raises(CxrsegError) as refused:
+        read_recipe(recipe_file, {})
+    assert str(refused.value).startswith(f"{recipe_file}: {key}: ")
+    assert "\n" not in str(refused.value)
+
+
+def test_bad_option_is_not_blamed_on_a_file() -> None:
+    with pytest.raises(CxrsegError, match=r"^options: image_size: "):
+        read_recipe(None, {"image_size": 100})
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b"model: [vit_t", "not a YAML file"),
+        (b"\xff\xfe\x00\x01", "not a YAML file"),
+        (b"a: &x [*x]\n: : :", "not a YAML file"),
+        (b"- model\n- vit_t\n", "mapping"),
+        (b"just words", "mapping"),
+        (b"!!python/object/apply:os.system ['true']", "not a YAML file"),
+    ],
+)
+def test_other_files_are_refused(content: bytes, cause: str, recipe_file: Path) -> None:
+    recipe_file.write_bytes(content)
+    with pytest.raises(CxrsegError, match=cause) as refused:
+        read_recipe(recipe_file, {})
+    assert "\n" not in str(refused.value)
+
+
+def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CxrsegError, match="no such file"):
+        read_recipe(tmp_path / "none.yaml", {})
+    with pytest.raises(CxrsegError, match="not a YAML file"):
+        read_recipe(tmp_path, {})
+
+
+def test_recipe_survives_plain_data() -> None:
+    recipe = Recipe(labels=("fields", "whole"), model="vit_b")
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_recipes_are_valid(path: Path) -> None:
+    recipe = read_recipe(path, {})
+    assert recipe != Recipe()
+    named = set(yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert named <= set(Recipe.model_fields)
+
+
+def test_there_are_shipped_recipes() -> None:
+    assert SHIPPED
+    assert files("cxrseg.trainer").joinpath("recipes").is_dir()
