@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -51,7 +52,7 @@ def take_census(model: bytes, products: Sequence[str]) -> Census:
     """
     graph = optimized_graph(model)
     # A layout change appends "_token_" and a number to a node's name.
-    operators = {node.name.partition("_token_")[0]: node.op_type for node in graph.node}
+    operators = {re.sub(r"_token_\d+$", "", node.name): node.op_type for node in graph.node}
     executed = {name: operators.get(name, "") for name in products}
     fallen_back = tuple(name for name, op in executed.items() if op not in INTEGER_OPS)
     counts = Counter(node.op_type for node in graph.node)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cxrseg.runtime.errors import CxrsegError
-from cxrseg.trainer.forward import encode, relative_table
+from cxrseg.trainer.forward import encode, relative_scores
 from cxrseg.trainer.lungsam import LungSAM, load_official
 from cxrseg.trainer.sam import ARCHITECTURES, build_sam
 
@@ -116,12 +116,16 @@ def test_gradient_checkpointing_changes_nothing(nano: Make, images: Tensor) -> N
     torch.testing.assert_close(grads[0], grads[1])
 
 
-def test_relative_table_is_the_difference_of_coordinates() -> None:
-    positions = torch.arange(7.0)[:, None]
-    table = relative_table(positions, 4)[..., 0]
-    for query in range(4):
+def test_relative_scores_take_the_vector_of_the_distance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 3, 4, 5, generator=generator)
+    positions = torch.randn(7, 5, generator=generator)
+    scores = relative_scores(query, positions)
+    assert scores.shape == (2, 3, 4, 4)
+    for i in range(4):
         for key in range(4):
-            assert table[query, key] == query - key + 3
+            expected = query[:, :, i] @ positions[i - key + 3]
+            torch.testing.assert_close(scores[:, :, i, 3 - key], expected)
 
 
 @pytest.mark.parametrize(("labels", "message"), [((), "1 to 4"), (("right_lung",) * 5, "1 to 4")])

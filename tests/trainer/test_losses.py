@@ -82,7 +82,7 @@ def test_untold_sides_train_the_union_alone() -> None:
     mask = lungs()
     logits = torch.randn(1, 2, 32, 32, generator=torch.Generator().manual_seed(0))
     logits.requires_grad_(True)
-    lung_loss(logits, mask, flags(False), torch.tensor([0]), FIELDS).backward()
+    lung_loss(logits, mask, flags(False), torch.tensor([0]), FIELDS).backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     winner = logits.detach().argmax(dim=1, keepdim=True)
     assert (logits.grad.gather(1, winner) != 0).all()
@@ -109,7 +109,7 @@ def test_the_other_protocol_gets_no_gradient(
 ) -> None:
     logits = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(2))
     logits.requires_grad_(True)
-    lung_loss(logits, lungs(), flags(sided), torch.tensor([protocol]), BOTH).backward()
+    lung_loss(logits, lungs(), flags(sided), torch.tensor([protocol]), BOTH).backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert (logits.grad[:, other] == 0).all()
     assert (logits.grad[:, own] != 0).any()
