@@ -46,6 +46,12 @@ from cxrseg.runtime.console import echo, require_extra, run_command
     help="X-rays to compare masks on, at most 32 are used.  [default: synthetic images]",
 )
 @click.option(
+    "--keep-fp16",
+    multiple=True,
+    metavar="PATTERN",
+    help="Take layers out of INT8, e.g. '*.neck.*' or '*.attn.matmul'; repeatable.",
+)
+@click.option(
     "--license-note",
     default="",
     metavar="TEXT",
@@ -58,6 +64,7 @@ def command(
     profile: str,
     precision: str,
     verify_images: Path | None,
+    keep_fp16: tuple[str, ...],
     license_note: str,
 ) -> None:
     """Turn CHECKPOINT, a model.ckpt of cxrseg-train, into one ONNX file for cxrseg-run.
@@ -82,6 +89,7 @@ def command(
         cast(Profile, profile),
         cast(Precision, precision),
         verify_images,
+        keep_fp16,
         license_note,
         say=lambda text: echo(f"cxrseg-export: {text} ...", err=True),
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,7 +31,8 @@ from cxrseg.runtime.files import atomic_write
 from cxrseg.runtime.readers import find_images, read
 from cxrseg.runtime.session import load_model
 from cxrseg.trainer.checkpoint import Loaded, load
-from cxrseg.trainer.quantization import QuantizedWeight, attention_names, quantizable
+from cxrseg.trainer.quantization import attention_names, quantizable
+from cxrseg.trainer.sensitivity import Sensitivity, keep_float, units
 
 Profile = Literal["cpu", "gpu"]
 Precision = Literal["int8", "fp32"]
@@ -54,6 +56,7 @@ class Report:
     Attributes:
         path: The file.
         precision: Layer -> ``int8``, ``fp16`` or ``fp32``.
+        sensitivity: Layer -> what its quantization alone does, where training measured it.
         size: Bytes of the file.
         fp32_size: Bytes of the FP32 export of the same checkpoint.
         census: Operators of ONNX Runtime's optimized graph.
@@ -64,6 +67,7 @@ class Report:
 
     path: Path
     precision: dict[str, str]
+    sensitivity: dict[str, Sensitivity]
     size: int
     fp32_size: int
     census: Census
@@ -77,21 +81,31 @@ class Report:
         return self.fp32_size / self.size
 
 
-def layer_precisions(loaded: Loaded, precision: Precision, profile: Profile) -> dict[str, str]:
+def matching(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the names that match any of the patterns.
+
+    Raises:
+        CxrsegError: A pattern matches nothing.
+    """
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise CxrsegError(
+                f"--keep-fp16 {pattern}",
+                "matches no INT8 layer",
+                f"layers are called like {names[0]}" if names else "the model has none",
+            )
+    return [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+
+
+def layer_precisions(loaded: Loaded, precision: Precision) -> dict[str, str]:
     """Return layer -> precision, in the order of the network.
 
     FP16 means stored in FP16 for profile ``cpu``, computed in FP16 for ``gpu``.
     """
     model = loaded.model
-    precisions = {}
-    for name, layer in quantizable(model).items():
-        integer = isinstance(layer, QuantizedWeight)
-        precisions[name] = "int8" if integer else "fp16"
-    for name in attention_names(model):
-        quantized = not isinstance(
-            model.get_submodule(f"{name}.quantizers.query"), torch.nn.Identity
-        )
-        precisions[f"{name}.matmul"] = "int8" if quantized else "fp16"
+    integer = units(model)
+    names = [*quantizable(model), *(f"{name}.matmul" for name in attention_names(model))]
+    precisions = {name: "int8" if name in integer else "fp16" for name in names}
     if precision == "fp32":
         return dict.fromkeys(precisions, "fp32")
     return precisions
@@ -181,6 +195,7 @@ def export(
     profile: Profile = "cpu",
     precision: Precision = "int8",
     verify_images: Path | None = None,
+    keep_fp16: Sequence[str] = (),
     license_note: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -192,6 +207,7 @@ def export(
         profile: ``cpu`` stores layers that are not integer in FP16; ``gpu`` also computes them so.
         precision: ``int8``, or ``fp32`` for comparison.
         verify_images: Folder of X-rays to verify on; None for synthetic ones.
+        keep_fp16: Patterns, as in the shell, of layers to take out of INT8.
         license_note: Terms of the weights, for the model card.
         say: Called with a line for each step.
 
@@ -206,7 +222,8 @@ def export(
             "was not trained for INT8 (stage 1 only)",
             "train it with cxrseg-train --stage 2 --checkpoint, or export --precision fp32",
         )
-    precisions = layer_precisions(loaded, precision, profile)
+    keep_float(loaded.model, matching(keep_fp16, list(units(loaded.model))))
+    precisions = layer_precisions(loaded, precision)
     card = model_card(loaded, precisions, license_note)
 
     say("tracing the FP32 network")
@@ -244,7 +261,15 @@ def export(
         beside.write_bytes(data)
         sha256 = load_model(beside, "cpu").sha256
     return Report(
-        output, precisions, len(data), len(reference), census, agreements, verified_on, sha256
+        output,
+        precisions,
+        loaded.description.sensitivity,
+        len(data),
+        len(reference),
+        census,
+        agreements,
+        verified_on,
+        sha256,
     )
 
 
@@ -292,7 +317,12 @@ def check(output: Path, census: Census, agreements: dict[str, Agreement]) -> Non
 def table(report: Report) -> str:
     """Return the report as text."""
     counts = Counter(report.precision.values())
-    lines = [
+    lines = [f"{'layer':64} {'':5} {'SQNR dB':>8} {'Dice loss':>10}"]
+    for name, precision in report.precision.items():
+        each = report.sensitivity.get(name)
+        figures = "" if each is None else f" {each.sqnr:8.1f} {each.dice_loss:10.5f}"
+        lines.append(f"{name:64} {precision:5}{figures}")
+    lines += [
         "layers      " + ", ".join(f"{n} {p}" for p, n in sorted(counts.items())),
         f"size        {report.size / 1e6:.2f} MB, {report.ratio:.2f} times smaller than FP32 "
         f"({report.fp32_size / 1e6:.2f} MB)",

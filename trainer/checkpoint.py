@@ -28,6 +28,7 @@ from cxrseg.trainer.adapters import (
 from cxrseg.trainer.lungsam import LungSAM, load_official, load_weights
 from cxrseg.trainer.quantization import QuantizationConfig, quantize, set_mode, unquantize
 from cxrseg.trainer.sam import Architecture, read_torch_file
+from cxrseg.trainer.sensitivity import Sensitivity
 
 FORMAT = "cxrseg-checkpoint"
 FORMAT_VERSION = 1
@@ -46,6 +47,7 @@ class Description:
         method: What stage 1 trained.
         adapters: Adapter settings, or None where there are no adapters.
         quantization: Quantizer settings, or None in stage 1.
+        sensitivity: What quantizing each layer alone does to the output, before stage 2.
         ranks: Final rank of each adapted layer.
         data: ``group/protocol/split`` -> number of samples.
         metrics: Figures of the last validation.
@@ -59,6 +61,7 @@ class Description:
     method: str = "full"
     adapters: AdapterConfig | None = None
     quantization: QuantizationConfig | None = None
+    sensitivity: dict[str, Sensitivity] = field(default_factory=dict)
     ranks: dict[str, int] = field(default_factory=dict)
     data: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -76,6 +79,7 @@ class Description:
             "method": self.method,
             "adapters": self.adapters and self.adapters.model_dump(mode="json"),
             "quantization": self.quantization and self.quantization.model_dump(mode="json"),
+            "sensitivity": {n: each.model_dump() for n, each in self.sensitivity.items()},
             "ranks": dict(self.ranks),
             "data": dict(self.data),
             "metrics": dict(self.metrics),
@@ -104,6 +108,10 @@ class Description:
             quantization=(
                 None if quantization is None else QuantizationConfig.model_validate(quantization)
             ),
+            sensitivity={
+                str(k): Sensitivity.model_validate(v)
+                for k, v in data.get("sensitivity", {}).items()
+            },
             ranks={str(k): int(v) for k, v in data["ranks"].items()},
             data={str(k): int(v) for k, v in data["data"].items()},
             metrics={str(k): float(v) for k, v in data["metrics"].items()},

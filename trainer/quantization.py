@@ -36,6 +36,9 @@ class QuantizationConfig(BaseModel):
         weight_bits: 7 (weights within +-63, exact on every CPU) or 8 (+-127, needs VNNI).
         keep_float: Patterns of layer names, as in the shell, that stay in floating point.
         momentum: Weight of a new batch in the tracked activation ranges.
+        min_sqnr: A layer stays in floating point where its quantization alone lowers the logits'
+            signal to noise ratio below this, dB.
+        max_dice_loss: Or where it costs more mean Dice than this.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,6 +46,8 @@ class QuantizationConfig(BaseModel):
     weight_bits: Literal[7, 8] = 7
     keep_float: tuple[str, ...] = ()
     momentum: float = Field(0.02, gt=0, le=1)
+    min_sqnr: float = 10.0
+    max_dice_loss: float = Field(0.005, gt=0)
 
 
 class ActivationQuantizer(nn.Module):

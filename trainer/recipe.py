@@ -80,6 +80,7 @@ class Recipe(_Settings):
         accelerator: Lightning's: auto, cpu, gpu, ...
         devices: Lightning's: a number, a list, or auto.
         calibration_images: Training images that set the first activation ranges of stage 2.
+        sensitivity_images: Validation images that decide which layers stay in floating point.
         checkpoint_minutes: Time between two checkpoints within an epoch.
     """
 
@@ -94,6 +95,7 @@ class Recipe(_Settings):
     accelerator: str = "auto"
     devices: int | str | list[int] = "auto"
     calibration_images: int = Field(64, ge=1)
+    sensitivity_images: int = Field(12, ge=1)
     checkpoint_minutes: float = Field(3, gt=0)
     data: DataRecipe = DataRecipe()
     augment: AugmentRecipe = AugmentRecipe()

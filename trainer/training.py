@@ -35,6 +35,7 @@ from cxrseg.trainer.progress import KeepLast
 from cxrseg.trainer.quantization import calibrate, quantize
 from cxrseg.trainer.recipe import Recipe, StageChoice, StageRecipe
 from cxrseg.trainer.sam import ARCHITECTURES, read_torch_file
+from cxrseg.trainer.sensitivity import keep_float, measure, sensitive
 from cxrseg.trainer.task import Task
 
 SETTINGS = "run.json"
@@ -396,7 +397,12 @@ def second_stage(run: Run, samples: Sequence[Sample], start: Path) -> StageRepor
     if loaded.description.quantization is not None:
         raise CxrsegError(start, "is quantized already", "start stage 2 from a stage 1 checkpoint")
     model = loaded.model
-    quantize(model, recipe.quantization)
+    if loaded.description.labels != recipe.channels:
+        raise CxrsegError(
+            start,
+            f"has the labels {', '.join(loaded.description.labels)}",
+            "stage 2 keeps labels: give the same --labels",
+        )
     description = replace(
         loaded.description,
         stage=2,
@@ -404,12 +410,12 @@ def second_stage(run: Run, samples: Sequence[Sample], start: Path) -> StageRepor
         data=summarize(samples),
         metrics={},
     )
-    if description.labels != recipe.channels:
-        raise CxrsegError(
-            start,
-            f"has the labels {', '.join(description.labels)}",
-            "stage 2 keeps labels: give the same --labels",
-        )
+    last = run.output / "stage2" / LAST
+    if last.is_file():
+        description = Description.from_dict(read_torch_file(last)["hyper_parameters"])
+        quantize(model, description.quantization or recipe.quantization)
+    else:
+        description = prepare_quantization(model, recipe, samples, description)
     freeze(model.unused_modules())
     if description.adapters is not None:
         for parameter in model.image_encoder.parameters():
@@ -423,21 +429,38 @@ def second_stage(run: Run, samples: Sequence[Sample], start: Path) -> StageRepor
     groups = [sample.group for sample in val_samples(recipe, samples)]
     task = Task(model, recipe.stage2, description, groups)
     model.gradient_checkpointing = recipe.gradient_checkpointing
-    if not (run.output / "stage2" / LAST).is_file():
-        calibrate(model, _calibration_batches(recipe, samples, description.preprocessing))
     report = run_stage(run, 2, task, samples, recipe.stage2)
     finish_stage(run, 2, task, report)
     return report
 
 
-def _calibration_batches(
-    recipe: Recipe, samples: Sequence[Sample], spec: Preprocessing
-) -> list[torch.Tensor]:
-    train = of_split(samples, "train")
-    count = min(recipe.calibration_images, len(train))
-    dataset = LungDataset([train[i * len(train) // count] for i in range(count)], spec)
-    images = [dataset[i]["image"] for i in range(count)]
-    return [torch.stack(images[i : i + 16]) for i in range(0, count, 16)]
+def prepare_quantization(
+    model: LungSAM, recipe: Recipe, samples: Sequence[Sample], description: Description
+) -> Description:
+    """Quantize and calibrate a model in place, leaving sensitive layers in floating point.
+
+    Returns:
+        The description with the sensitivities and the layers that keep floating point.
+    """
+    config, spec = recipe.quantization, description.preprocessing
+    images = [
+        i["image"] for i in _evenly(of_split(samples, "train"), spec, recipe.calibration_images)
+    ]
+    quantize(model, config)
+    calibrate(model, [torch.stack(images[i : i + 16]) for i in range(0, len(images), 16)])
+    table = measure(model, _evenly(of_split(samples, "val"), spec, recipe.sensitivity_images))
+    kept = sensitive(table, config)
+    keep_float(model, kept)
+    config = config.model_copy(update={"keep_float": (*config.keep_float, *kept)})
+    return replace(description, quantization=config, sensitivity=table)
+
+
+def _evenly(
+    samples: Sequence[Sample], spec: Preprocessing, count: int
+) -> list[dict[str, torch.Tensor]]:
+    count = min(count, len(samples))
+    dataset = LungDataset([samples[i * len(samples) // count] for i in range(count)], spec)
+    return [dataset[i] for i in range(count)]
 
 
 def train(run: Run, resume: bool) -> list[StageReport]:
