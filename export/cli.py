@@ -52,6 +52,13 @@ from cxrseg.runtime.console import echo, require_extra, run_command
     help="Take layers out of INT8, e.g. '*.neck.*' or '*.attn.matmul'; repeatable.",
 )
 @click.option(
+    "--weight-bits",
+    type=click.Choice(["7", "8"]),
+    help="8 uses weights up to ±127, which saturate silently on CPUs without VNNI or dot product "
+    "instructions (before about 2019): masks then differ from PC to PC. 7 is exact on every "
+    "CPU.  [default: as trained, which is 7]",
+)
+@click.option(
     "--license-note",
     default="",
     metavar="TEXT",
@@ -65,6 +72,7 @@ def command(
     precision: str,
     verify_images: Path | None,
     keep_fp16: tuple[str, ...],
+    weight_bits: str | None,
     license_note: str,
 ) -> None:
     """Turn CHECKPOINT, a model.ckpt of cxrseg-train, into one ONNX file for cxrseg-run.
@@ -90,6 +98,7 @@ def command(
         cast(Precision, precision),
         verify_images,
         keep_fp16,
+        None if weight_bits is None else int(weight_bits),
         license_note,
         say=lambda text: echo(f"cxrseg-export: {text} ...", err=True),
     )

@@ -31,7 +31,7 @@ from cxrseg.runtime.files import atomic_write
 from cxrseg.runtime.readers import find_images, read
 from cxrseg.runtime.session import load_model
 from cxrseg.trainer.checkpoint import Loaded, load
-from cxrseg.trainer.quantization import attention_names, quantizable
+from cxrseg.trainer.quantization import attention_names, quantizable, set_weight_bits
 from cxrseg.trainer.sensitivity import Sensitivity, keep_float, units
 
 Profile = Literal["cpu", "gpu"]
@@ -196,6 +196,7 @@ def export(
     precision: Precision = "int8",
     verify_images: Path | None = None,
     keep_fp16: Sequence[str] = (),
+    weight_bits: int | None = None,
     license_note: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -208,6 +209,7 @@ def export(
         precision: ``int8``, or ``fp32`` for comparison.
         verify_images: Folder of X-rays to verify on; None for synthetic ones.
         keep_fp16: Patterns, as in the shell, of layers to take out of INT8.
+        weight_bits: 7 or 8; None for what the model was trained with.
         license_note: Terms of the weights, for the model card.
         say: Called with a line for each step.
 
@@ -223,6 +225,8 @@ def export(
             "train it with cxrseg-train --stage 2 --checkpoint, or export --precision fp32",
         )
     keep_float(loaded.model, matching(keep_fp16, list(units(loaded.model))))
+    if weight_bits is not None:
+        set_weight_bits(loaded.model, weight_bits)
     precisions = layer_precisions(loaded, precision)
     card = model_card(loaded, precisions, license_note)
 

@@ -50,6 +50,11 @@ class QuantizationConfig(BaseModel):
     max_dice_loss: float = Field(0.005, gt=0)
 
 
+def weight_limit(bits: int) -> int:
+    """Return the largest integer weight: 63 for 7 bits, 127 for 8."""
+    return int(2 ** (bits - 1) - 1)
+
+
 class ActivationQuantizer(nn.Module):
     """Per-tensor uint8 fake quantizer with a tracked range.
 
@@ -109,7 +114,7 @@ class QuantizedWeight(nn.Module):
     def __init__(self, layer: nn.Module, config: QuantizationConfig) -> None:
         super().__init__()
         self.layer: Any = layer
-        self.limit = 2 ** (config.weight_bits - 1) - 1
+        self.limit = weight_limit(config.weight_bits)
         self.mode: Mode = "bypass"
         self.input = ActivationQuantizer(config.momentum)
         channels = self.raw_weight().shape[0]
@@ -264,6 +269,14 @@ def set_mode(model: nn.Module, mode: Mode) -> None:
     """Switch all quantizers of a model."""
     for module in quantizers(model):
         module.mode = mode
+
+
+def set_weight_bits(model: nn.Module, bits: int) -> None:
+    """Round weights to another number of bits, 7 or 8, with scales to match."""
+    for module in quantizers(model):
+        if isinstance(module, QuantizedWeight):
+            module.limit = weight_limit(bits)
+            module.update_scale(module.raw_weight())
 
 
 def set_tracking(model: nn.Module, tracking: bool) -> None:
