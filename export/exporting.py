@@ -189,6 +189,54 @@ def verification_images(folder: Path | None) -> tuple[list[NDArray[np.float32]],
     return [read(path).pixels for path in paths], f"{len(paths)} images of {folder.name}"
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """A model file that is not written yet.
+
+    Attributes:
+        network: What it computes, in PyTorch.
+        data: Bytes of the file.
+        products: Names of the nodes that are meant to run in integers.
+        card: The model card inside.
+    """
+
+    network: Shipped
+    data: bytes
+    products: tuple[str, ...]
+    card: ModelCard
+
+
+def compile_model(
+    loaded: Loaded, precision: Precision, profile: Profile = "cpu", license_note: str = ""
+) -> Compiled:
+    """Merge, trace, fold and store.
+
+    Args:
+        loaded: A network; calibrated for ``int8``.
+        precision: ``int8``, or ``fp32`` for comparison.
+        profile: ``gpu`` computes in FP16 what is not INT8.
+        license_note: Terms of the weights, for the model card.
+
+    Raises:
+        CxrsegError: The traced graph is not what it promises.
+    """
+    precisions = layer_precisions(loaded, precision)
+    card = model_card(loaded, precisions, license_note)
+    if precision == "fp32":
+        network = float_twin(loaded.model)
+        return Compiled(network, serialize(trace(network), card), (), card)
+    network = Shipped(loaded.model)
+    model = trace(network)
+    products = name_products(model)
+    check_products(products, precisions)
+    fold_weights(model)
+    fold_biases(model)
+    if profile == "gpu":
+        compute_fp16(model)
+    store_fp16(model)
+    return Compiled(network, serialize(model, card), tuple(products), card)
+
+
 def export(
     checkpoint: Path,
     output: Path,
@@ -227,32 +275,21 @@ def export(
     keep_float(loaded.model, matching(keep_fp16, list(units(loaded.model))))
     if weight_bits is not None:
         set_weight_bits(loaded.model, weight_bits)
-    precisions = layer_precisions(loaded, precision)
-    card = model_card(loaded, precisions, license_note)
-
     say("tracing the FP32 network")
-    reference = serialize(trace(float_twin(loaded.model)), card)
+    reference = compile_model(loaded, "fp32", profile, license_note)
     if precision == "fp32":
-        network, data, products = float_twin(loaded.model), reference, []
+        compiled = reference
     else:
         say("tracing the INT8 network")
-        network = Shipped(loaded.model)
-        model = trace(network)
-        products = name_products(model)
-        check_products(output, products, precisions)
-        fold_weights(model)
-        fold_biases(model)
-        if profile == "gpu":
-            compute_fp16(model)
-        store_fp16(model)
-        data = serialize(model, card)
+        compiled = compile_model(loaded, "int8", profile, license_note)
+    data, card = compiled.data, compiled.card
     onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
 
     say("verifying")
-    census = take_census(data, products)
+    census = take_census(data, compiled.products)
     agreements = {
         f"PyTorch : ONNX Runtime, graph optimization {'on' if on else 'off'}": compare(
-            torch_runner(network),
+            torch_runner(compiled.network),
             onnx_runner(data, on),
             radiographs,
             card.preprocessing,
@@ -266,10 +303,10 @@ def export(
         sha256 = load_model(beside, "cpu").sha256
     return Report(
         output,
-        precisions,
+        card.precision,
         loaded.description.sensitivity,
         len(data),
-        len(reference),
+        len(reference.data),
         census,
         agreements,
         verified_on,
@@ -277,7 +314,7 @@ def export(
     )
 
 
-def check_products(output: Path, products: list[str], precisions: dict[str, str]) -> None:
+def check_products(products: Sequence[str], precisions: dict[str, str]) -> None:
     """Compare the traced graph with the layers that are called INT8.
 
     Raises:
@@ -288,8 +325,8 @@ def check_products(output: Path, products: list[str], precisions: dict[str, str]
     if traced != promised:
         names = ", ".join(sorted(traced ^ promised)[:3])
         raise CxrsegError(
-            output,
-            f"not written: the graph lacks integer layers or has others ({names})",
+            "torch.onnx.export",
+            f"the traced graph lacks integer layers or has others ({names})",
             "install the torch and onnxscript of cxrseg's requirements",
         )
 
