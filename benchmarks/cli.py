@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import click
 
-from cxrseg.benchmarks import accuracy
+from cxrseg.benchmarks import accuracy, compression, latency
 from cxrseg.runtime.console import run_command
 
 
@@ -31,6 +31,8 @@ def command() -> None:
 
 # A subcommand's module imports what is slow when it runs, so that --help answers at once.
 command.add_command(accuracy.command)
+command.add_command(compression.command)
+command.add_command(latency.command)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -84,7 +84,7 @@ def command_line(context: click.Context) -> str:
         value = context.params.get(name)
         if value is None or source in (None, ParameterSource.DEFAULT):
             continue
-        for each in value if parameter.multiple else [value]:
+        for each in value if parameter.multiple or parameter.nargs == -1 else [value]:
             text = each.name if isinstance(each, Path) else str(each)
             if isinstance(parameter, click.Option):
                 words.append(max(parameter.opts, key=len))

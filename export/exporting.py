@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -45,6 +46,12 @@ ENOUGH = 0.999
 
 ENOUGH_WORST = 0.995
 """The same for the worst image."""
+
+ENOUGH_TRAINED = 0.995
+"""Least share on average where a few activations may move over a rounding step: against the network
+as it was trained, before biases became int32 and the rest FP16, and for FP16 computation."""
+
+TRAINED = "ONNX Runtime, optimized : PyTorch as trained, fake-quantized"
 
 SYNTHETIC_IMAGES = 8
 
@@ -166,8 +173,8 @@ def model_card(loaded: Loaded, precisions: dict[str, str], license_note: str) ->
     )
 
 
-def torch_runner(network: Shipped) -> Run:
-    """Return a function that runs the fake-quantized network in PyTorch."""
+def torch_runner(network: torch.nn.Module) -> Run:
+    """Return a function that runs a network in PyTorch."""
 
     def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.no_grad():
@@ -264,6 +271,9 @@ def export(
     Raises:
         CxrsegError: The checkpoint is unusable, or the verification failed; no file is written.
     """
+    folder = output.resolve().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise CxrsegError(folder, "no folder that can be written to", "choose another -o")
     radiographs, verified_on = verification_images(verify_images)
     loaded = load(checkpoint)
     if precision == "int8" and loaded.description.quantization is None:
@@ -287,17 +297,18 @@ def export(
 
     say("verifying")
     census = take_census(data, compiled.products)
-    agreements = {
-        f"PyTorch : ONNX Runtime, graph optimization {'on' if on else 'off'}": compare(
-            torch_runner(compiled.network),
-            onnx_runner(data, on),
-            radiographs,
-            card.preprocessing,
-            card.labels,
-        )
-        for on in (True, False)
+    shipped, trained = torch_runner(compiled.network), torch_runner(loaded.model)
+    runners = {
+        "ONNX Runtime, optimized : the same network in PyTorch": (onnx_runner(data, True), shipped),
+        "ONNX Runtime, unoptimized : the same": (onnx_runner(data, False), shipped),
     }
-    check(output, census, agreements)
+    if precision == "int8":
+        runners[TRAINED] = (onnx_runner(data, True), trained)
+    agreements = {
+        name: compare(first, second, radiographs, card.preprocessing, card.labels)
+        for name, (first, second) in runners.items()
+    }
+    check(output, census, agreements, profile)
     with atomic_write(output) as beside:
         beside.write_bytes(data)
         sha256 = load_model(beside, "cpu").sha256
@@ -331,8 +342,10 @@ def check_products(products: Sequence[str], precisions: dict[str, str]) -> None:
         )
 
 
-def check(output: Path, census: Census, agreements: dict[str, Agreement]) -> None:
+def check(output: Path, census: Census, agreements: dict[str, Agreement], profile: Profile) -> None:
     """Refuse an export that is not what it promises.
+
+    Computing in FP16 (profile ``gpu``) is held to the looser limit.
 
     Raises:
         CxrsegError: A layer meant for integers runs in float, or masks differ.
@@ -345,12 +358,13 @@ def check(output: Path, census: Census, agreements: dict[str, Agreement]) -> Non
             "install the onnxruntime of cxrseg's requirements",
         )
     for name, agreement in agreements.items():
-        if agreement.mean < ENOUGH or agreement.worst < ENOUGH_WORST:
+        loose = name == TRAINED or profile == "gpu"
+        mean, worst = (ENOUGH_TRAINED, 0.0) if loose else (ENOUGH, ENOUGH_WORST)
+        if agreement.mean < mean or agreement.worst < worst:
             raise CxrsegError(
                 output,
                 f"not written: masks agree on {agreement.mean:.5f} of the pixels, "
-                f"{agreement.worst:.5f} in the worst image ({name}); needed are {ENOUGH} and "
-                f"{ENOUGH_WORST}",
+                f"{agreement.worst:.5f} in the worst image ({name}); needed are {mean} and {worst}",
                 "train longer, or verify on images of the kind it was trained on (--verify-images)",
             )
 

@@ -6,6 +6,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from cxrseg.runtime.errors import CxrsegError
+
 SMALL = 256
 """Float constants of fewer elements stay FP32; halving them saves nothing."""
 
@@ -113,6 +115,9 @@ def fold_biases(model: ir.Model) -> int:
 
     Returns:
         Number of biases.
+
+    Raises:
+        CxrsegError: A bias is too large for its layer's scales.
     """
     graph, count = model.graph, 0
     for node in list(graph):
@@ -127,9 +132,14 @@ def fold_biases(model: ir.Model) -> int:
             continue
         scale = np.multiply(scales[0], scales[1], dtype=np.float32).reshape(-1)
         steps = np.rint(bias.astype(np.float64) / scale.astype(np.float64))
-        limit = np.iinfo(np.int32)
-        quantized = np.clip(steps, limit.min, limit.max).astype(np.int32)
         name = str(node.inputs[2].name).replace(".layer.", ".")  # type: ignore[union-attr]
+        if np.abs(steps).max() > np.iinfo(np.int32).max:
+            raise CxrsegError(
+                name,
+                "does not fit int32 steps of its layer's scales",
+                "train longer, or --keep-fp16",
+            )
+        quantized = steps.astype(np.int32)
         dequantize = ir.node(
             "DequantizeLinear",
             [

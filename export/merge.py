@@ -1,4 +1,4 @@
-"""From the trained network to the one that is shipped: adapters merged, constants computed."""
+"""From the trained network to the one that is shipped: merged, constants computed and rounded."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cxrseg.export.graph import SMALL
 from cxrseg.trainer.forward import decode, encode, whole_image_box
 from cxrseg.trainer.layers import effective
 from cxrseg.trainer.lungsam import LungSAM
-from cxrseg.trainer.quantization import QuantizedConv2d, QuantizedWeight, quantizable, unquantize
+from cxrseg.trainer.quantization import (
+    ActivationQuantizer,
+    QuantizedConv2d,
+    QuantizedWeight,
+    quantizable,
+    quantizers,
+    unquantize,
+)
 
 
 class Shipped(nn.Module):
@@ -39,6 +47,8 @@ class Shipped(nn.Module):
         make_plain(model)
         self.image_encoder = model.image_encoder
         self.mask_decoder = model.mask_decoder
+        if any(quantizers(model)):
+            round_stored(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Segment float32 [B, 1, S, S]; equal to `LungSAM.forward` with no box."""
@@ -64,7 +74,25 @@ def make_plain(model: LungSAM) -> None:
         if holder is None:
             model.set_submodule(name, plain)
         else:
+            plain.bias.copy_(integer_bias(holder, plain.bias))
             holder.layer = plain
+
+
+def integer_bias(layer: QuantizedWeight, bias: Tensor) -> Tensor:
+    """Round a bias to steps of input scale times weight scale, as its int32 form has it."""
+    step = layer.input.scale.double() * layer.weight_scale.double()
+    return ((bias.double() / step).round() * step).to(bias.dtype)
+
+
+@torch.no_grad()
+def round_stored(network: nn.Module) -> None:
+    """Round to FP16, in place, all constants that `cxrseg.export.graph.store_fp16` stores so."""
+    integer = (m for m in network.modules() if isinstance(m, ActivationQuantizer | QuantizedWeight))
+    exempt = {id(t) for m in integer for t in (*m.parameters(), *m.buffers())}
+    for tensor in (*network.parameters(), *network.buffers()):
+        if id(tensor) in exempt or not tensor.is_floating_point() or tensor.numel() < SMALL:
+            continue
+        tensor.copy_(tensor.half().to(tensor.dtype))
 
 
 def _is_spatial(layer: nn.Module) -> bool:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from cxrseg.runtime.errors import CxrsegError
@@ -179,7 +178,7 @@ def load(path: Path) -> Loaded:
         }
         model = build(description)
         model.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ValidationError) as e:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as e:
         raise CxrsegError(
             path,
             f"not a checkpoint of cxrseg-train ({' '.join(str(e).split())[:200]})",

@@ -120,6 +120,8 @@ def command(
     require_extra("cxrseg-train", "train", _EXTRA)
     from cxrseg.trainer.recipe import read_recipe
 
+    if stages == "2" and (overrides["model"] or overrides["image_size"]):
+        raise click.UsageError("--stage 2 keeps the model and the image size of its --checkpoint")
     overrides["labels"] = None if labels is None else tuple(labels.replace(" ", "").split(","))
     settings = read_recipe(recipe, overrides)
     echo("cxrseg-train: loading ...", err=True)

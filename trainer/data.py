@@ -224,7 +224,7 @@ def read_mask(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         return mask.astype(np.uint8)
     # Gray edges of a resized or JPEG mask are fine, a photograph is not.
     between = np.count_nonzero((mask > 15) & (mask < 240)) / mask.size
-    if between > MAX_GRAY or values[-1] > 255:
+    if between > MAX_GRAY or not 127 < values[-1] <= 255:
         raise CxrsegError(
             path,
             "neither a binary mask nor a label map (0, 1 = right lung, 2 = left lung)",

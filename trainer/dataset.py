@@ -56,7 +56,7 @@ class LungDataset(Dataset[dict[str, Tensor]]):
                 cv2.resize(plane.astype(np.float32), side, interpolation=cv2.INTER_AREA)
                 for plane in (*planes, union)
             ]
-        )
+        ).clip(0, 1)
         if self.augment is None:
             pixels = preprocess(radiograph.pixels, spec)
         else:

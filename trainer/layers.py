@@ -6,7 +6,7 @@ the merged, folded network multiplies with. So what is trained is what is shippe
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,13 +69,13 @@ def effective(layer: Any) -> tuple[Tensor, Tensor]:
 
     Handles Linear, peft's AdaLoRA layer (adapters merged), 1 x 1 convolutions, transposed
     convolutions whose kernel equals their stride (outputs ordered kernel row, kernel column,
-    channel), and the classes above.
+    channel), the classes above, and quantized layers, before rounding.
 
     Raises:
         TypeError: The layer is no such map.
     """
-    if isinstance(layer, GrayPatchEmbed | SplitLinear):
-        return layer.effective()
+    if isinstance(layer, GrayPatchEmbed | SplitLinear) or hasattr(layer, "weight_scale"):
+        return cast(tuple[Tensor, Tensor], layer.effective())
     if hasattr(layer, "get_delta_weight"):
         base = layer.get_base_layer()
         merged, base_bias = effective(base)

@@ -129,8 +129,17 @@ class QuantizedWeight(nn.Module):
     @torch.no_grad()
     def update_scale(self, weight: Tensor) -> None:
         """Set the scale so that the largest weight of each channel is +-limit."""
-        largest = weight.detach().flatten(1).abs().amax(dim=1)
-        self.weight_scale.copy_((largest / self.limit).clamp(min=1e-8))
+        scale = weight.detach().flatten(1).abs().amax(dim=1) / self.limit
+        # A dead channel gets no tiny scale of its own: its bias would overflow int32.
+        floor = max(1e-4 * float(scale.max()), 1e-8)
+        self.weight_scale.copy_(scale.clamp(min=floor))
+
+    def train(self, mode: bool = True) -> QuantizedWeight:
+        """Switch between training and evaluation, where scales fit the weights as they are."""
+        super().train(mode)
+        if not mode:
+            self.update_scale(self.raw_weight())
+        return self
 
     def rounded(self, weight: Tensor) -> Tensor:
         """Return the weight as the mode wants it."""

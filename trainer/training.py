@@ -93,6 +93,25 @@ class StageReport:
     seconds: float
 
 
+def check_request(run: Run) -> None:
+    """Check that the options fit together and the starting checkpoint is there.
+
+    Raises:
+        CxrsegError: They do not, or it is not.
+    """
+    method = run.recipe.method
+    if run.checkpoint is not None:
+        read_torch_file(run.checkpoint)
+    elif run.stages == "2":
+        raise CxrsegError("--stage 2", "needs a stage 1 model", "give it with --checkpoint")
+    elif method != "full":
+        raise CxrsegError(
+            f"--method {method}",
+            "adapts a trained model, and there is none",
+            "give one with --checkpoint, or train from scratch with --method full",
+        )
+
+
 def check_folder(run: Run, resume: bool) -> None:
     """Create the run's folder, or check that the one there belongs to these settings.
 
@@ -103,23 +122,24 @@ def check_folder(run: Run, resume: bool) -> None:
     settings = run.settings()
     if resume and not path.is_file():
         raise CxrsegError(run.output, "no run to resume there", "leave --resume out to start one")
-    if path.is_file():
+    # A run that was refused before its first stage leaves the folder free.
+    started = any((run.output / name).exists() for name in ("stage1", "stage2", MODEL))
+    if path.is_file() and (started or resume):
         if not resume:
             raise CxrsegError(
                 run.output, "holds a run already", "add --resume to go on, or choose another -o"
             )
         try:
-            recorded = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            recorded = _flat(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, AttributeError) as error:
             raise CxrsegError(path, f"damaged ({error})", "start a new run") from None
-        changed = [
-            key for key in _flat(settings) if _flat(settings)[key] != _flat(recorded).get(key)
-        ]
+        now = _flat(settings)
+        changed = [key for key in now if now[key] != recorded.get(key)]
         if changed:
             raise CxrsegError(
                 run.output,
                 f"the run has another {changed[0]} "
-                f"({_flat(recorded).get(changed[0])!r}, now {_flat(settings)[changed[0]]!r})",
+                f"({recorded.get(changed[0])!r}, now {now[changed[0]]!r})",
                 "resume with the same options, or choose another -o",
             )
         return
@@ -229,10 +249,12 @@ def prepare_method(model: LungSAM, recipe: Recipe) -> None:
         freeze([model.image_encoder])
 
 
-def _loggers(output: Path, name: str) -> list[Logger]:
-    loggers: list[Logger] = [CSVLogger(output, name=name, version="")]
+def _loggers(output: Path, name: str, step: int) -> list[Logger]:
+    # Lightning's loggers begin a file anew, so a resumed stage gets its own.
+    part = f"from_step_{step}" if step else ""
+    loggers: list[Logger] = [CSVLogger(output, name=name, version=part)]
     if find_spec("tensorboard") is not None:
-        loggers.append(TensorBoardLogger(output, name=name, version=""))
+        loggers.append(TensorBoardLogger(output, name=name, version=part))
     return loggers
 
 
@@ -276,7 +298,7 @@ def run_stage(
         max_epochs=stage.epochs,
         gradient_clip_val=1.0,
         callbacks=callbacks,
-        logger=_loggers(run.output, name),
+        logger=_loggers(run.output, name, step),
         log_every_n_steps=10,
         num_sanity_val_steps=0,
         enable_model_summary=False,
@@ -289,6 +311,10 @@ def run_stage(
             ckpt_path=last if last.is_file() else None,
             weights_only=True,
         )
+        best = folder / BEST
+        state = read_torch_file(best if best.is_file() else last)["state_dict"]
+        task.model.load_state_dict({k.removeprefix(PREFIX): v for k, v in state.items()})
+        metrics = _validate(trainer, task, recipe, chosen, stage)
     except SystemExit:
         # Lightning turns Ctrl-C into an exit of its own after the callbacks have saved.
         raise KeyboardInterrupt from None
@@ -299,11 +325,6 @@ def run_stage(
         # A worker process hands over its exception as text.
         name_of_file, _, cause = message.strip().partition(": ")
         raise CxrsegError(name_of_file, cause) from None
-    best = folder / BEST
-    chosen_file = best if best.is_file() else last
-    state = read_torch_file(chosen_file)["state_dict"]
-    task.model.load_state_dict({k.removeprefix(PREFIX): v for k, v in state.items()})
-    metrics = _validate(trainer, task, recipe, chosen, stage)
     return StageReport(
         name=f"stage {number}",
         metrics=metrics,
@@ -345,12 +366,6 @@ def first_stage(run: Run, samples: Sequence[Sample]) -> StageReport:
     architecture = ARCHITECTURES[recipe.model]
     if recipe.global_attention:
         architecture = architecture.with_global_attention()
-    if run.checkpoint is None and recipe.method != "full":
-        raise CxrsegError(
-            f"--method {recipe.method}",
-            "adapts a trained model, and there is none",
-            "give one with --checkpoint, or train from scratch with --method full",
-        )
     adapters = recipe.adapters if recipe.method == "adalora" else None
     description = Description(
         architecture=architecture,
@@ -480,6 +495,7 @@ def train(run: Run, resume: bool) -> list[StageReport]:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(lightning|torch|monai|peft)\..*")
+    check_request(run)
     samples = read_data(run)
     check_pairs(samples)
     check_folder(run, resume)
@@ -488,9 +504,7 @@ def train(run: Run, resume: bool) -> list[StageReport]:
     if run.stages in ("1", "all") and not first.is_file():
         reports.append(first_stage(run, samples))
     if run.stages in ("2", "all") and not second.is_file():
-        start = first if run.stages == "all" else run.checkpoint
-        if start is None:
-            raise CxrsegError("--stage 2", "needs a stage 1 model", "give it with --checkpoint")
+        start = run.checkpoint if run.stages == "2" and run.checkpoint else first
         reports.append(second_stage(run, samples, start))
     final = first if run.stages == "1" else second
     with atomic_write(run.output / MODEL) as beside:

@@ -18,9 +18,7 @@ Export = Callable[..., Report]
 
 
 @pytest.fixture(scope="session")
-def export(
-    fine_run: Path, phantom_data: Path, nano_enough: tuple[float, float]
-) -> Iterator[Export]:
+def export(fine_run: Path, phantom_data: Path) -> Iterator[Export]:
     """Export a checkpoint, by default the fine-tuned one, verified on phantoms.
 
     A network is traced once, which takes most of the time of an export.
@@ -44,8 +42,6 @@ def export(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "trace", trace_once)
-        patch.setattr(exporting, "ENOUGH", nano_enough[0])
-        patch.setattr(exporting, "ENOUGH_WORST", nano_enough[1])
         yield run
 
 

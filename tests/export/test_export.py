@@ -91,7 +91,9 @@ class TestInt8:
         for layer in layers:
             weight = held[f"{layer}.weight_int8"]
             assert weight.dtype == np.int8, layer
-            assert np.abs(weight.astype(int)).max() == 63, layer
+            largest = int(np.abs(weight.astype(int)).max())
+            assert largest > 60, layer
+            assert largest <= 63, layer
 
     def test_weights_have_no_float_copy(self, int8: Report) -> None:
         held = constants(onnx.load(int8.path))
@@ -113,10 +115,18 @@ class TestInt8:
         assert "DequantizeLinear" in operators
 
     def test_biases_are_integer(self, int8: Report) -> None:
-        held = constants(onnx.load(int8.path))
-        biases = [a for n, a in held.items() if n.endswith("_int32")]
-        assert len(biases) >= len(int8_layers(int8)) - 1
-        assert {a.dtype for a in biases} == {np.dtype(np.int32)}
+        model = onnx.load(int8.path)
+        held = constants(model)
+        producers = {o: n for n in model.graph.node for o in n.output}
+        layers = [n for n in model.graph.node if n.op_type in ("Gemm", "Conv")]
+        assert {node.name for node in layers} == set(int8_layers(int8))
+        neck = ("image_encoder.neck.0", "image_encoder.neck.2")
+        biased = [node for node in layers if node.name not in neck]
+        assert len(biased) == len(layers) - 2 > 40, "only the neck's convolutions have none"
+        for node in biased:
+            dequantize = producers[node.input[2]]
+            assert dequantize.op_type == "DequantizeLinear", node.name
+            assert held[dequantize.input[0]].dtype == np.int32, node.name
 
     def test_large_floats_are_stored_in_half(self, int8: Report) -> None:
         held = constants(onnx.load(int8.path))
@@ -133,15 +143,12 @@ class TestInt8:
         assert not {"Gemm", "Conv", "FusedGemm", "FusedConv"} & set(int8.census.operators)
 
     def test_masks_agree(self, int8: Report) -> None:
-        assert len(int8.agreements) == 2
+        assert len(int8.agreements) == 3
         for name, agreement in int8.agreements.items():
             assert agreement.images == 8
-            assert agreement.mean >= 0.995, name
+            trained = name == exporting.TRAINED
+            assert agreement.mean >= (0.995 if trained else 0.9995), name
         assert int8.verified_on == "8 images of images"
-
-    @pytest.mark.xfail(strict=True, reason="PyTorch's biases are not yet those of the file")
-    def test_masks_agree_as_those_of_a_real_model(self, int8: Report) -> None:
-        assert all(agreement.mean >= 0.9995 for agreement in int8.agreements.values())
 
     def test_masks_are_masks(self, int8: Report, phantom_data: Path) -> None:
         segmenter = Segmenter(int8.path)
@@ -277,9 +284,8 @@ class TestRefusals:
         with pytest.raises(CxrsegError):
             export(tmp_path / "m.onnx", verify_images=tmp_path / "empty")
 
-    @pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="found when all is done")
     def test_missing_output_folder(self, export: Export, tmp_path: Path) -> None:
-        with pytest.raises(CxrsegError, match="cannot be written"):
+        with pytest.raises(CxrsegError, match="no folder"):
             export(tmp_path / "none/m.onnx")
 
 

@@ -248,7 +248,6 @@ class TestMask:
         with pytest.raises(CxrsegError, match="neither a binary mask nor a label map"):
             read_mask(save(tmp_path / "m.png", xray()), SIZE)
 
-    @pytest.mark.xfail(strict=True, reason="small values above 2 are read as background")
     @pytest.mark.parametrize("values", [(1, 3), (3, 3), (2, 4)])
     def test_other_values_never_give_an_empty_mask(
         self, values: tuple[int, int], tmp_path: Path

@@ -128,7 +128,7 @@ def test_mixed_batch_is_the_mean_over_its_terms() -> None:
 def test_batch_without_a_channel_gives_zero_with_a_gradient() -> None:
     logits = torch.randn(1, 2, 32, 32, requires_grad=True)
     loss = lung_loss(logits, lungs(), flags(True), torch.tensor([1]), FIELDS)
-    assert float(loss) == 0
+    assert loss.item() == 0
     loss.backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None and (logits.grad == 0).all()
 

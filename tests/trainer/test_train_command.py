@@ -160,7 +160,6 @@ class TestRefusals:
         done = call_here("train", small_data, "-o", tmp_path / "run", *options)
         refused(done, 1, "none.ckpt", "no such file")
 
-    @pytest.mark.xfail(strict=True, reason="the folder is made before the options are checked")
     @pytest.mark.parametrize("options", [("--method", "adalora"), ("--stage", "2")])
     def test_a_refused_run_leaves_its_folder_free(
         self, options: tuple[str, ...], call_here: Call, small_data: Path, tmp_path: Path
