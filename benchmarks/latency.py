@@ -103,7 +103,9 @@ class Subject:
 
     def load(self) -> object:
         """Read the file and create a session like the one at hand."""
-        return _open(self.path, self.device, self.threads)[1]
+        from cxrseg.runtime.session import open_session
+
+        return open_session(self.path, self.device, self.threads)[1]
 
     def infer(self, image: NDArray[np.float32]) -> object:
         """Run the network alone on float32 [1, C, H, W].
@@ -267,16 +269,6 @@ def _peak_bytes() -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _open(path: Path, device: str, threads: int) -> tuple[bytes, Any, str]:
-    """Open any ONNX file as the runtime opens its own: return its bytes, session and provider."""
-    # The one place that reaches into the runtime, so that options cannot drift apart.
-    from cxrseg.runtime import session as runtime
-
-    names = runtime._candidates(device)
-    data = runtime._read_bytes(path)
-    return data, *runtime._open_session(path, data, names, threads)
-
-
 def open_subjects(paths: Sequence[Path], device: str, threads: int) -> list[Subject]:
     """Open models, all on one device.
 
@@ -292,11 +284,11 @@ def open_subjects(paths: Sequence[Path], device: str, threads: int) -> list[Subj
     """
     from cxrseg.runtime.card import METADATA_KEY
     from cxrseg.runtime.segmenter import Segmenter
-    from cxrseg.runtime.session import load_model
+    from cxrseg.runtime.session import load_model, open_session
 
     subjects = []
     for path, title in zip(paths, _titles(paths), strict=True):
-        data, session, provider = _open(path, device, threads)
+        data, session, provider = open_session(path, device, threads)
         device = next(name for name, each in PROVIDERS.items() if each == provider)
         segmenter = None
         protocol = PROTOCOLS[0]

@@ -84,12 +84,32 @@ def load_model(
             device is not available.
     """
     path = Path(path)
-    names = _candidates(device)
-    data = _read_bytes(path)
-    session, provider = _open_session(path, data, names, threads or default_threads())
+    data, session, provider = open_session(path, device, threads)
     card = _card_of(session, path)
     _check_contract(session, card, path)
     return LoadedModel(session, card, hashlib.sha256(data).hexdigest(), provider)
+
+
+def open_session(
+    path: Path, device: str = AUTO, threads: int | None = None
+) -> tuple[bytes, Any, str]:
+    """Open any ONNX file, of cxrseg or not.
+
+    Args:
+        path: The file; self-contained.
+        device: As in `load_model`.
+        threads: As in `load_model`.
+
+    Returns:
+        The file's bytes, the `onnxruntime.InferenceSession` and its execution provider.
+
+    Raises:
+        CxrsegError: The file is missing or corrupt, or the device is not available.
+    """
+    names = _candidates(device)
+    data = _read_bytes(path)
+    session, provider = _create_session(path, data, names, threads or default_threads())
+    return data, session, provider
 
 
 def _candidates(device: str) -> list[str]:
@@ -110,7 +130,7 @@ def _read_bytes(path: Path) -> bytes:
     try:
         if not path.is_file():
             cause = "is not a file" if path.exists() else "no such model file"
-            raise CxrsegError(path, cause, "check the path given to --model")
+            raise CxrsegError(path, cause, "check the path of the model")
         size = path.stat().st_size
         if size > MAX_MODEL_BYTES:
             cause = f"is too large for a model ({size / 1e9:.1f} GB)"
@@ -121,7 +141,7 @@ def _read_bytes(path: Path) -> bytes:
         raise CxrsegError(path, f"cannot be read ({cause})", "check the permissions") from error
 
 
-def _open_session(path: Path, data: bytes, names: list[str], threads: int) -> tuple[Any, str]:
+def _create_session(path: Path, data: bytes, names: list[str], threads: int) -> tuple[Any, str]:
     """Return a session on the first device of `names` that works, and its provider."""
     import onnxruntime
 
