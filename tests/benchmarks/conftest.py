@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,16 +10,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import phantoms
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cxrseg.runtime.card import METADATA_KEY, ModelCard
 from cxrseg.runtime.preprocess import Preprocessing
-
-# `phantoms` lies one folder up, where pytest looks only while it collects that folder's tests.
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import phantoms
 
 SIZE = 64
 SPLITS = ("train", "test", "test", "test", "test", "external")

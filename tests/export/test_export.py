@@ -323,6 +323,37 @@ class TestSelection:
         census = take_census(report.path.read_bytes(), [*products(report), *missing])
         assert census.fallen_back == missing
 
+    def test_patterns_of_the_command(self, export: Export, tmp_path: Path) -> None:
+        report = export(tmp_path / "m.onnx", keep_fp16=("*.neck.*", "*.blocks.0.attn.matmul"))
+        kept = {n for n, p in report.precision.items() if p == "fp16"}
+        assert kept == {
+            "image_encoder.neck.0",
+            "image_encoder.neck.2",
+            "image_encoder.blocks.0.attn.matmul",
+        }
+        assert card_of(report.path).precision == report.precision
+
+    def test_a_pattern_without_a_layer(self, export: Export, tmp_path: Path) -> None:
+        with pytest.raises(CxrsegError, match=r"--keep-fp16 nek: matches no INT8 layer"):
+            export(tmp_path / "m.onnx", keep_fp16=("nek",))
+        assert not list(tmp_path.iterdir())
+
+    def test_eight_bits(self, export: Export, int8: Report, tmp_path: Path) -> None:
+        report = export(tmp_path / "m.onnx", weight_bits=8)
+        for path, limit in ((report.path, 127), (int8.path, 63)):
+            held = constants(onnx.load(path))
+            largest = [
+                int(np.abs(held[f"{n}.weight_int8"].astype(int)).max()) for n in int8_layers(report)
+            ]
+            assert max(largest) == limit
+
+    def test_sensitivities_are_listed(self, int8: Report) -> None:
+        assert set(int8.sensitivity) == set(int8.precision)
+        lines = table(int8).splitlines()
+        for name, each in int8.sensitivity.items():
+            (line,) = [text for text in lines if text.split()[:1] == [name]]
+            assert line.split()[1:] == ["int8", f"{each.sqnr:.1f}", f"{each.dice_loss:.5f}"]
+
 
 class TestCensus:
     def test_a_weight_dequantized_in_float_is_found(self, int8: Report) -> None:
