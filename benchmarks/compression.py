@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cxrseg.export.cli import EXTRA
 from cxrseg.runtime.console import FAILED, OK, echo, require_extra
 
 if TYPE_CHECKING:
@@ -89,7 +90,10 @@ class Measured:
 
 
 def untrained(name: str, image_size: int) -> Loaded:
-    """Return a quantized network with random weights: bytes do not depend on their values."""
+    """Return a quantized network with random weights, whose files are as large as trained ones.
+
+    Position tables that begin at zero are filled as well, so that none is stored once for all.
+    """
     import torch
 
     from cxrseg.runtime.labels import labels_of
@@ -107,6 +111,9 @@ def untrained(name: str, image_size: int) -> Loaded:
         quantization=QuantizationConfig(),
     )
     model = build(description).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
     calibrate(model, [torch.rand(1, 1, image_size, image_size)])
     return Loaded(model, description, "")
 
@@ -216,14 +223,21 @@ def command(
     CHECKPOINT is a model.ckpt of stage 2; it is exported in FP32 and in INT8 and the bytes are
     counted. Exit code 1 when the measured ratio is below the paper's 2.24.
     """
-    require_extra("cxrseg-bench compression", "export", ("torch", "onnx", "onnxscript", "peft"))
+    require_extra("cxrseg-bench compression", "export", EXTRA)
     from cxrseg.benchmarks.record import check_output, command_line, environment, now, write_record
+    from cxrseg.export.exporting import require_quantized
     from cxrseg.trainer.checkpoint import load
 
+    if image_size % 16:
+        raise click.BadParameter("not a multiple of 16", param_hint="--image-size")
     if output is not None:
         check_output(output)
     date = now()
-    loaded = untrained(model, image_size) if checkpoint is None else load(checkpoint)
+    if checkpoint is None:
+        loaded = untrained(model, image_size)
+    else:
+        loaded = load(checkpoint)
+        require_quantized(loaded, checkpoint)
     echo("cxrseg-bench: exporting twice ...", err=True)
     accounting, measured = paper_accounting(), measure(loaded)
     text = tables(accounting, measured)

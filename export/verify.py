@@ -18,6 +18,10 @@ Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """float32 [1, 1, S, S] -> logits float32 [C, S / 4, S / 4]."""
 
 
+LEAST_LUNG = 0.01
+"""Share of the image that counts as a lung found."""
+
+
 @dataclass(frozen=True)
 class Agreement:
     """Share of pixels with the same label, over images.
@@ -26,11 +30,14 @@ class Agreement:
         mean: Over all images.
         worst: Of the worst image.
         images: Number of images.
+        with_lungs: Number of images on which the second runner's masks hold a lung: two empty
+            masks agree and prove nothing.
     """
 
     mean: float
     worst: float
     images: int
+    with_lungs: int
 
 
 def synthetic_radiographs(count: int, seed: int = 0) -> list[NDArray[np.float32]]:
@@ -102,13 +109,12 @@ def compare(
         spec: The input contract.
         labels: Channel names.
     """
-    shares = []
+    shares, with_lungs = [], 0
     for pixels in radiographs:
         batch = preprocess(pixels, spec)[None, None]
-        pairs = zip(
-            masks_of(first(batch), labels, spec.size),
-            masks_of(second(batch), labels, spec.size),
-            strict=True,
-        )
+        found = masks_of(first(batch), labels, spec.size)
+        expected = masks_of(second(batch), labels, spec.size)
+        pairs = zip(found, expected, strict=True)
         shares.append(float(np.mean([np.mean(a == b) for a, b in pairs])))
-    return Agreement(float(np.mean(shares)), float(np.min(shares)), len(shares))
+        with_lungs += all(np.mean(mask > 0) >= LEAST_LUNG for mask in expected)
+    return Agreement(float(np.mean(shares)), float(np.min(shares)), len(shares), with_lungs)

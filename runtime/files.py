@@ -29,16 +29,16 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     When the block fails the temporary file is removed and `path` stays as it was.
 
     Raises:
-        CxrsegError: The file cannot be put in place.
+        CxrsegError: The file cannot be written or put in place; an OSError of the block counts
+            as such.
     """
     path = Path(path)
     temporary = _temporary(path)
     try:
         yield temporary
-        try:
-            temporary.replace(path)
-        except OSError as error:
-            raise _unwritable(path, error) from error
+        temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     finally:
         _remove([temporary])
 

@@ -61,9 +61,8 @@ def environment() -> dict[str, str]:
 
 
 def command_line(program: str, *args: object) -> list[str]:
-    """Return what starts one of the console scripts with this Python."""
-    code = f"from cxrseg.{PACKAGES[program]}.cli import main; main()"
-    return [sys.executable, "-c", code, *(str(arg) for arg in args)]
+    """Return what starts one of the commands with this Python."""
+    return [sys.executable, "-m", f"cxrseg.{PACKAGES[program]}.cli", *(str(arg) for arg in args)]
 
 
 Call = Callable[..., Outcome]

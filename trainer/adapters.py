@@ -10,7 +10,7 @@ import warnings
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from cxrseg.trainer.layers import SplitLinear, effective
@@ -43,6 +43,14 @@ class AdapterConfig(BaseModel):
     final: float = Field(0.4, gt=0, lt=1)
     interval: int = Field(10, ge=1)
 
+    @model_validator(mode="after")
+    def _possible(self) -> AdapterConfig:
+        if self.target_rank >= self.init_rank:
+            raise ValueError("target_rank must be below init_rank: the budget is pruned to it")
+        if self.warmup + self.final >= 1:
+            raise ValueError("warmup and final must leave steps for pruning between them")
+        return self
+
 
 class RankAllocation:
     """peft's rank allocator over the adapters of one model.
@@ -62,6 +70,12 @@ class RankAllocation:
         Args:
             step: Number of optimizer steps taken, from 1.
         """
+        allocator = self._tuner.rankallocator
+        for name, parameter in self._tuner.model.named_parameters():
+            # A resumed memory lies on the CPU.
+            for memory in (allocator.ipt, allocator.exp_avg_ipt, allocator.exp_avg_unc):
+                if name in memory:
+                    memory[name] = memory[name].to(parameter.device)
         self._tuner.update_and_allocate(step)
 
     def is_final(self, step: int) -> bool:

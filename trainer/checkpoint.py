@@ -170,6 +170,8 @@ def load(path: Path) -> Loaded:
     """
     checkpoint = read_torch_file(path)
     try:
+        if not isinstance(checkpoint, dict):
+            raise TypeError(f"holds a {type(checkpoint).__name__}")
         description = Description.from_dict(checkpoint["hyper_parameters"])
         state = {
             name.removeprefix(PREFIX): value

@@ -10,7 +10,16 @@ import click
 
 from cxrseg.runtime.console import echo, require_extra, run_command
 
-_EXTRA = ("torch", "lightning", "monai", "peft", "pydantic", "yaml")
+_EXTRA = (
+    "torch",
+    "segment_anything",
+    "peft",
+    "lightning",
+    "monai",
+    "pydantic",
+    "tqdm",
+    "yaml",
+)
 
 
 def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -120,8 +129,8 @@ def command(
     require_extra("cxrseg-train", "train", _EXTRA)
     from cxrseg.trainer.recipe import read_recipe
 
-    if stages == "2" and (overrides["model"] or overrides["image_size"]):
-        raise click.UsageError("--stage 2 keeps the model and the image size of its --checkpoint")
+    if stages == "2" and any(overrides[k] for k in ("model", "image_size", "method")):
+        raise click.UsageError("--stage 2 keeps model, image size and method of its --checkpoint")
     overrides["labels"] = None if labels is None else tuple(labels.replace(" ", "").split(","))
     settings = read_recipe(recipe, overrides)
     echo("cxrseg-train: loading ...", err=True)
@@ -131,7 +140,9 @@ def command(
     try:
         reports = train(run, resume)
     except KeyboardInterrupt:
-        echo(f"interrupted and saved; the same command with --resume goes on ({output})", err=True)
+        saved = any(output.glob("stage*/last.ckpt"))
+        hint = "saved; the same command with --resume goes on" if saved else "nothing was trained"
+        echo(f"interrupted: {output}: {hint}", err=True)
         raise click.exceptions.Exit(130) from None
     for line in table(reports).splitlines():
         click.echo(line)
@@ -141,3 +152,7 @@ def command(
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command with `args`, by default the program's, and exit."""
     run_command(command, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,15 +13,15 @@ from typing import Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.labels import PROTOCOLS, Protocol
+from cxrseg.runtime.readers import READERS, read
+from cxrseg.runtime.readers.raster import FORMATS
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 LARGE_PART = 0.1
 """A component is a lung of its own when it holds at least this share of the mask."""
@@ -102,7 +102,8 @@ def _from_folder(folder: Path) -> list[Sample]:
 def _image_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    suffixes = {suffix for reader in READERS for suffix in reader.suffixes}
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes)
 
 
 def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -116,7 +117,7 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey="", restval="", strict=True)
+            reader = csv.DictReader(file, restval="", strict=True)
             rows = list(reader)
             columns = list(reader.fieldnames or [])
     except FileNotFoundError as error:
@@ -128,7 +129,7 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         cause = f"is not a CSV file in UTF-8 ({error})"
         raise CxrsegError(path, cause, "save it as one") from error
     for number, row in enumerate(rows, start=1):
-        if "" in row:
+        if None in row:
             raise CxrsegError(path, f"row {number} has more cells than the header", "mend it")
     return columns, rows
 
@@ -198,7 +199,7 @@ def read_mask(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=["PNG", "JPEG", "TIFF", "BMP"]) as file:
+            with Image.open(path, formats=FORMATS) as file:
                 width, height = file.size
                 if (height, width) != size:
                     raise CxrsegError(
@@ -265,17 +266,12 @@ def tell_sides_apart(mask: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
 
 
 def check_pair(sample: Sample) -> None:
-    """Check that a mask is usable and fits its X-ray, reading only the X-ray's header.
+    """Check that both files of a pair can be read and fit each other.
 
     Raises:
-        CxrsegError: As `read_mask`; or the X-ray is no image.
+        CxrsegError: As `read_mask`; or the X-ray cannot be read.
     """
-    try:
-        with Image.open(sample.image) as file:
-            width, height = file.size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        raise CxrsegError(sample.image, "not an image", "remove the pair") from None
-    read_mask(sample.mask, (height, width))
+    read_mask(sample.mask, read(sample.image).size)
 
 
 def label_map(sample: Sample, size: tuple[int, int]) -> tuple[NDArray[np.uint8], bool]:

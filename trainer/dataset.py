@@ -8,8 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from lightning.fabric.utilities.seed import pl_worker_init_function
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from cxrseg.runtime.labels import PROTOCOLS
 from cxrseg.runtime.preprocess import Preprocessing, preprocess, resize, window
@@ -73,6 +74,21 @@ class LungDataset(Dataset[dict[str, Tensor]]):
             "protocol": torch.tensor(PROTOCOLS.index(sample.protocol)),
             "index": torch.tensor(index),
         }
+
+
+def seed_worker(worker: int) -> None:
+    """Seed everything random in a data loader's worker, augmentation included."""
+    pl_worker_init_function(worker)
+    info = get_worker_info()
+    if info is not None and isinstance(info.dataset, LungDataset):
+        seed_augmentation(info.dataset, info.seed)
+
+
+def seed_augmentation(dataset: LungDataset, seed: int) -> None:
+    """Seed a dataset's MONAI transform, which keeps a random state of its own."""
+    augment: Any = dataset.augment
+    if augment is not None:
+        augment.set_random_state(seed % 2**32)
 
 
 def balanced_weights(samples: Sequence[Sample]) -> list[float]:

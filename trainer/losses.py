@@ -94,7 +94,7 @@ def union_scores(
     """
     logits = F.interpolate(logits, size=mask.shape[-2:], mode="bilinear", align_corners=False)
     truth = mask[:, 2] > 0.5
-    dice = torch.full((len(logits),), torch.nan)
+    dice = torch.full((len(logits),), torch.nan, device=logits.device)
     iou = dice.clone()
     for index, channels in channels_of(labels).items():
         own = (protocol == index).nonzero().flatten()

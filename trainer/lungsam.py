@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cxrseg.runtime.errors import CxrsegError
@@ -128,9 +127,3 @@ def freeze(modules: Sequence[nn.Module]) -> None:
     """Exclude modules from training."""
     for module in modules:
         module.requires_grad_(False)
-
-
-@torch.no_grad()
-def mask_probability(logits: Tensor) -> Tensor:
-    """Return sigmoid probabilities of logits, same shape."""
-    return logits.sigmoid()

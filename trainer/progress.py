@@ -1,4 +1,4 @@
-"""Checkpoints while a stage runs."""
+"""What happens between the steps of a stage: rank allocation and checkpoints."""
 
 from __future__ import annotations
 
@@ -6,12 +6,42 @@ import time
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from cxrseg.trainer.adapters import RankAllocation
 
 
-class KeepLast(Callback):
-    """Save the whole state of training at every epoch's end, every few minutes, and on Ctrl-C.
+class AllocateRanks(Callback):
+    """Update AdaLoRA's ranks after each step, while the step's gradients are still there.
 
-    The file is replaced whole, so a kill at any time leaves the one before.
+    A callback, because callbacks run before the module's own hook, and a checkpoint of the step
+    must hold its allocation.
+
+    Args:
+        allocation: The allocator.
+    """
+
+    def __init__(self, allocation: RankAllocation) -> None:
+        self.allocation = allocation
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Allocate."""
+        self.allocation.step(trainer.global_step)
+
+
+class KeepLast(Checkpoint):
+    """Save the whole state of training at every epoch's end, every few minutes, and when stopped.
+
+    The file is replaced whole, so a kill at any time leaves the one before. As a `Checkpoint` it
+    runs after the other callbacks, in the order given, and so saves what they know of the epoch.
 
     Args:
         path: Where to.
@@ -51,7 +81,7 @@ class KeepLast(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Save on Ctrl-C; after any other error the last good checkpoint stays."""
-        interrupted = isinstance(exception, KeyboardInterrupt)
+        """Save on Ctrl-C and SIGTERM; after any other error the last good checkpoint stays."""
+        interrupted = isinstance(exception, KeyboardInterrupt | SIGTERMException)
         if interrupted and not trainer.sanity_checking and trainer.global_step > self.saved_step:
             self._save(trainer)

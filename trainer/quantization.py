@@ -72,6 +72,7 @@ class ActivationQuantizer(nn.Module):
         self.momentum = momentum
         self.mode: Mode = "bypass"
         self.tracking = True
+        self.observed = 0
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
@@ -79,11 +80,17 @@ class ActivationQuantizer(nn.Module):
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
-        """Update range, scale and zero point from x; the range always holds zero."""
+        """Update range, scale and zero point from x; the range always holds zero.
+
+        In mode ``observe`` the range is the mean over the batches; later it is a moving average.
+        """
         low, high = torch.aminmax(x.detach())
         low, high = low.float().clamp(max=0), high.float().clamp(min=0)
-        seen = bool(self.high > self.low)
-        weight = self.momentum if seen else 1.0
+        if self.mode == "observe":
+            self.observed += 1
+            weight = 1 / self.observed
+        else:
+            weight = self.momentum
         self.low.lerp_(low, weight)
         self.high.lerp_(high, weight)
         self.scale.copy_(((self.high - self.low) / LEVELS).clamp(min=1e-8))
@@ -306,6 +313,9 @@ def calibrate(model: LungSAM, batches: Iterable[Tensor]) -> None:
     training = model.training
     model.eval()
     set_mode(model, "observe")
+    for module in quantizers(model):
+        if isinstance(module, ActivationQuantizer):
+            module.observed = 0
     for batch in batches:
         model(batch)
     for module in quantizers(model):

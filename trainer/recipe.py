@@ -76,7 +76,7 @@ class Recipe(_Settings):
         labels: Label protocols to learn; each gives a right and a left channel.
         method: What stage 1 trains: adapters and decoder, the decoder alone, or everything.
         precision: Lightning's; stage 2 always runs in 32 bit.
-        gradient_checkpointing: Trade time for memory.
+        gradient_checkpointing: Trade time for memory in stage 1.
         accelerator: Lightning's: auto, cpu, gpu, ...
         devices: Lightning's: a number, a list, or auto.
         calibration_images: Training images that set the first activation ranges of stage 2.

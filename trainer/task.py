@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from cxrseg.trainer.adapters import RankAllocation, orthogonality, ranks
 from cxrseg.trainer.checkpoint import Description
@@ -64,6 +65,9 @@ class Task(LightningModule):
         self.stage = stage
         self.description = description
         self.groups = list(groups)
+        self.group_names = sorted(set(self.groups))
+        self.mean_names = ["val_dice", "val_iou", *(f"val_dice/{g}" for g in self.group_names)]
+        self.means: Any = nn.ModuleList(MeanMetric(nan_strategy="disable") for _ in self.mean_names)
         self.orthogonality_weight = orthogonality_weight
         self.allocation: RankAllocation | None = None
 
@@ -84,38 +88,35 @@ class Task(LightningModule):
             total = self.trainer.estimated_stepping_batches
             set_tracking(self.model, self.global_step < SETTLED * total)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
-        """Update AdaLoRA's ranks while the step's gradients are still there."""
-        if self.allocation is not None:
-            self.allocation.step(self.global_step)
-
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """Score a batch."""
         dice, iou = union_scores(
             self.model(batch["image"]).float(), batch["mask"], batch["protocol"], self.model.labels
         )
-        for name, values in (("val_dice", dice), ("val_iou", iou)):
-            self._log_mean(name, values)
-        for group in set(self.groups):
+        self._add("val_dice", dice)
+        self._add("val_iou", iou)
+        for group in self.group_names:
             own = [self.groups[i] == group for i in batch["index"].tolist()]
-            self._log_mean(f"val_dice/{group}", dice[torch.tensor(own)])
-        if self.allocation is not None and not self.allocation.is_final(self.global_step):
-            # Below any Dice, and rising, so that early stopping waits for the final ranks.
-            done = self.global_step / float(self.trainer.estimated_stepping_batches)
-            dice = torch.where(dice.isnan(), dice, done - 1)
-        self._log_mean("score", dice)
+            self._add(f"val_dice/{group}", dice[torch.tensor(own, device=dice.device)])
 
-    def _log_mean(self, name: str, values: Tensor) -> None:
+    def _add(self, name: str, values: Tensor) -> None:
         values = values[~values.isnan()]
         if len(values):
-            self.log(
-                name,
-                values.mean(),
-                on_epoch=True,
-                batch_size=len(values),
-                sync_dist=True,
-                prog_bar=name == "val_dice",
-            )
+            self.means[self.mean_names.index(name)].update(values)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all images and devices, in the same order on every device."""
+        settled = self.allocation is None or self.allocation.is_final(self.global_step)
+        for name, mean in zip(self.mean_names, self.means, strict=True):
+            value = torch.as_tensor(mean.compute())
+            mean.reset()
+            if value.isnan():
+                continue
+            self.log(name, value, prog_bar=name == "val_dice")
+            if name == "val_dice":
+                # Below any Dice, and rising, so that early stopping waits for the final ranks.
+                waiting = value.new_tensor(-1 / (1 + self.global_step))
+                self.log("score", value if settled else waiting)
 
     def configure_optimizers(self) -> Any:
         """AdamW with a one-cycle schedule over the whole stage."""

@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, RandomSampler, Sampler, WeightedRandomSampler
 from tqdm import tqdm
 
@@ -29,10 +30,10 @@ from cxrseg.trainer.adapters import add_adapters, freeze_singular_values
 from cxrseg.trainer.augment import augmentation
 from cxrseg.trainer.checkpoint import PREFIX, Description, build, load, save, start_from
 from cxrseg.trainer.data import Sample, check_pair, of_split, read_samples, summarize
-from cxrseg.trainer.dataset import LungDataset, balanced_weights
+from cxrseg.trainer.dataset import LungDataset, balanced_weights, seed_augmentation, seed_worker
 from cxrseg.trainer.lungsam import LungSAM, count_parameters, freeze
-from cxrseg.trainer.progress import KeepLast
-from cxrseg.trainer.quantization import calibrate, quantize
+from cxrseg.trainer.progress import AllocateRanks, KeepLast
+from cxrseg.trainer.quantization import calibrate, quantize, set_mode
 from cxrseg.trainer.recipe import Recipe, StageChoice, StageRecipe
 from cxrseg.trainer.sam import ARCHITECTURES, read_torch_file
 from cxrseg.trainer.sensitivity import keep_float, measure, sensitive
@@ -42,6 +43,9 @@ SETTINGS = "run.json"
 MODEL = "model.ckpt"
 LAST = "last.ckpt"
 BEST = "best.ckpt"
+
+MACHINE = ("accelerator", "devices", "gradient_checkpointing", "checkpoint_minutes")
+"""Settings of a recipe that may change when a run is resumed."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,19 @@ class Run:
     stages: StageChoice
 
     def settings(self) -> dict[str, Any]:
-        """Return all that must not change when the run is resumed, as plain data."""
+        """Return all that must not change when the run is resumed, as plain data.
+
+        What concerns the machine alone may change, and data and checkpoint may move.
+        """
+        recipe = self.recipe.model_dump(mode="json")
+        for key in MACHINE:
+            del recipe[key]
+        del recipe["data"]["workers"]
         return {
-            "data": [str(path.resolve()) for path in self.data],
-            "checkpoint": None if self.checkpoint is None else str(self.checkpoint.resolve()),
+            "data": [path.name for path in self.data],
+            "checkpoint": None if self.checkpoint is None else self.checkpoint.name,
             "stages": self.stages,
-            "recipe": self.recipe.model_dump(mode="json"),
+            "recipe": recipe,
         }
 
 
@@ -113,10 +124,10 @@ def check_request(run: Run) -> None:
 
 
 def check_folder(run: Run, resume: bool) -> None:
-    """Create the run's folder, or check that the one there belongs to these settings.
+    """Check that the run's folder is free, or belongs to these settings; write nothing.
 
     Raises:
-        CxrsegError: The folder is in use, cannot be written, or has other settings.
+        CxrsegError: The folder is in use, or has other settings.
     """
     path = run.output / SETTINGS
     settings = run.settings()
@@ -142,15 +153,21 @@ def check_folder(run: Run, resume: bool) -> None:
                 f"({recorded.get(changed[0])!r}, now {now[changed[0]]!r})",
                 "resume with the same options, or choose another -o",
             )
-        return
+
+
+def record_settings(run: Run) -> None:
+    """Create the run's folder with its settings.
+
+    Raises:
+        CxrsegError: It cannot be written.
+    """
     try:
         run.output.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as beside:
-            beside.write_text(json.dumps(settings, indent=2), encoding="utf-8")
     except OSError as error:
-        raise CxrsegError(
-            run.output, f"cannot be written ({error.strerror})", "choose another -o"
-        ) from None
+        cause = f"cannot be written ({error.strerror})"
+        raise CxrsegError(run.output, cause, "choose another -o") from None
+    with atomic_write(run.output / SETTINGS) as beside:
+        beside.write_text(json.dumps(run.settings(), indent=2), encoding="utf-8")
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -202,7 +219,9 @@ def check_pairs(samples: Sequence[Sample]) -> None:
 def _workers(recipe: Recipe) -> int:
     if recipe.data.workers >= 0:
         return recipe.data.workers
-    return max(0, min(8, len(os.sched_getaffinity(0)) - 1))
+    usable = getattr(os, "sched_getaffinity", None)
+    cpus = len(usable(0)) if usable else os.cpu_count() or 1
+    return max(0, min(8, cpus - 1))
 
 
 def _loader(
@@ -214,6 +233,7 @@ def _loader(
         batch_size=stage.batch_size,
         sampler=sampler,
         num_workers=workers,
+        worker_init_fn=seed_worker,
         persistent_workers=workers > 0,
         drop_last=sampler is not None and len(sampler) >= stage.batch_size,  # type: ignore[arg-type]
     )
@@ -224,6 +244,7 @@ def train_loader(
 ) -> DataLoader[dict[str, torch.Tensor]]:
     """Serve augmented training batches, drawn with replacement where sources are balanced."""
     dataset = LungDataset(samples, spec, augmentation(recipe.augment, spec.size))
+    seed_augmentation(dataset, torch.initial_seed())
     count = stage.images_per_epoch or len(samples)
     sampler: Sampler[int]
     if recipe.data.balance:
@@ -277,8 +298,10 @@ def run_stage(
 
     spec = task.description.preprocessing
     chosen = val_samples(recipe, samples)
-    callbacks: list[Callback] = [
-        KeepLast(last, recipe.checkpoint_minutes),
+    callbacks: list[Callback] = []
+    if task.allocation is not None:
+        callbacks.append(AllocateRanks(task.allocation))
+    callbacks += [
         ModelCheckpoint(
             folder,
             "best",
@@ -291,6 +314,7 @@ def run_stage(
     ]
     if stage.patience:
         callbacks.append(EarlyStopping("score", mode="max", patience=stage.patience))
+    callbacks.append(KeepLast(last, recipe.checkpoint_minutes))
     trainer = Trainer(
         accelerator=recipe.accelerator,
         devices=recipe.devices,
@@ -347,13 +371,30 @@ def finish_stage(run: Run, number: int, task: Task, report: StageReport) -> Path
     """Write the checkpoint of a finished stage."""
     description = replace(task.description, metrics=report.metrics, ranks=report.ranks)
     path = run.output / f"stage{number}.ckpt"
-    save(task.model, description, path)
+    if _first_process():
+        save(task.model, description, path)
+    _wait_for_all()
     return path
+
+
+def _first_process() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _wait_for_all() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def _steps(recipe: Recipe, stage: StageRecipe, samples: Sequence[Sample]) -> int:
     count = stage.images_per_epoch or len(of_split(samples, "train"))
-    return stage.epochs * max(1, count // stage.batch_size)
+    devices = Trainer(
+        accelerator=recipe.accelerator,
+        devices=recipe.devices,
+        logger=False,
+        enable_checkpointing=False,
+    ).world_size
+    return stage.epochs * max(1, count // (stage.batch_size * devices))
 
 
 def first_stage(run: Run, samples: Sequence[Sample]) -> StageReport:
@@ -389,6 +430,7 @@ def first_stage(run: Run, samples: Sequence[Sample]) -> StageReport:
     if adapters is not None:
         task.allocation = add_adapters(model, adapters, _steps(recipe, recipe.stage1, samples))
     model.gradient_checkpointing = recipe.gradient_checkpointing
+    model.train()  # Lightning keeps the mode that it finds
     report = run_stage(run, 1, task, samples, recipe.stage1)
     finish_stage(run, 1, task, report)
     return report
@@ -429,6 +471,7 @@ def second_stage(run: Run, samples: Sequence[Sample], start: Path) -> StageRepor
     if last.is_file():
         description = Description.from_dict(read_torch_file(last)["hyper_parameters"])
         quantize(model, description.quantization or recipe.quantization)
+        set_mode(model, "quantize")
     else:
         description = prepare_quantization(model, recipe, samples, description)
     freeze(model.unused_modules())
@@ -441,9 +484,10 @@ def second_stage(run: Run, samples: Sequence[Sample], start: Path) -> StageRepor
         freeze_singular_values(model)
     elif description.method == "decoder":
         freeze([model.image_encoder])
+    model.train()  # Lightning keeps the mode that it finds
     groups = [sample.group for sample in val_samples(recipe, samples)]
+    # No gradient checkpointing: recomputation would track activation ranges twice.
     task = Task(model, recipe.stage2, description, groups)
-    model.gradient_checkpointing = recipe.gradient_checkpointing
     report = run_stage(run, 2, task, samples, recipe.stage2)
     finish_stage(run, 2, task, report)
     return report
@@ -495,10 +539,13 @@ def train(run: Run, resume: bool) -> list[StageReport]:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(lightning|torch|monai|peft)\..*")
-    check_request(run)
     samples = read_data(run)
-    check_pairs(samples)
-    check_folder(run, resume)
+    if _first_process():  # the other devices' processes follow the first
+        check_folder(run, resume)
+        check_request(run)
+        if not resume:
+            check_pairs(samples)
+            record_settings(run)
     reports = []
     first, second = run.output / "stage1.ckpt", run.output / "stage2.ckpt"
     if run.stages in ("1", "all") and not first.is_file():
@@ -507,6 +554,8 @@ def train(run: Run, resume: bool) -> list[StageReport]:
         start = run.checkpoint if run.stages == "2" and run.checkpoint else first
         reports.append(second_stage(run, samples, start))
     final = first if run.stages == "1" else second
+    if not _first_process():
+        raise SystemExit(0)  # one process reports
     with atomic_write(run.output / MODEL) as beside:
         beside.write_bytes(final.read_bytes())
     return reports

@@ -279,6 +279,14 @@ class TestRefusals:
     def test_wrong_usage(self, call_here: Call, tmp_path: Path) -> None:
         assert call_here("export", tmp_path / "m.ckpt", "--profile", "tpu").code == 2
 
+    def test_empty_masks_prove_nothing(self, export: Export, tmp_path: Path) -> None:
+        """On images without lungs both networks agree, and nothing is learned from that."""
+        (tmp_path / "flat").mkdir()
+        cv2.imwrite(str(tmp_path / "flat/x.png"), np.full((96, 96), 255, np.uint8))
+        with pytest.raises(CxrsegError, match=r"lungs on 0 of 1 images.*--verify-images"):
+            export(tmp_path / "m.onnx", verify_images=tmp_path / "flat")
+        assert not (tmp_path / "m.onnx").exists()
+
     def test_folder_without_images(self, export: Export, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
         with pytest.raises(CxrsegError):
@@ -439,9 +447,10 @@ class TestVerify:
             return np.full((2, 8, 8), -1, np.float32)
 
         images, spec = synthetic_radiographs(3), Preprocessing(32)
-        assert compare(left, left, images, spec, FIELDS) == Agreement(1.0, 1.0, 3)
+        assert compare(left, left, images, spec, FIELDS) == Agreement(1.0, 1.0, 3, 3)
         differ = compare(left, nothing, images, spec, FIELDS)
         assert differ.mean == differ.worst == pytest.approx(0.5)
+        assert differ.with_lungs == 0, "the second runner found none"
         both = compare(left, nothing, images, spec, (FIELDS[0], "right_lung_whole"))
         assert both.mean == pytest.approx(0.75), "each protocol counts"
 

@@ -29,7 +29,8 @@ from cxrseg.trainer.data import (
     tell_sides_apart,
 )
 from cxrseg.trainer.dataset import LungDataset, balanced_weights
-from cxrseg.trainer.training import check_pairs
+from cxrseg.trainer.recipe import Recipe, StageRecipe
+from cxrseg.trainer.training import check_pairs, train_loader
 
 Gray = NDArray[np.uint8]
 Row = dict[str, str]
@@ -278,7 +279,7 @@ class TestMask:
         (tmp_path / "x.png").write_text("x")
         save(tmp_path / "m.png", two_lungs())
         sample = Sample(tmp_path / "x.png", tmp_path / "m.png", "train", "fields", "g")
-        with pytest.raises(CxrsegError, match=r"x\.png: not an image"):
+        with pytest.raises(CxrsegError, match=r"x\.png: is not an image"):
             check_pair(sample)
 
     def test_one_bad_pair_among_good_ones_is_found(self, table: Table, tmp_path: Path) -> None:
@@ -483,3 +484,23 @@ class TestDataset:
         assert sum(weights[:16]) == pytest.approx(4 * weights[-1])
         assert sum(weights[16:20]) == pytest.approx(2 * weights[-1])
         assert len(of_split(samples, "val")) == 0
+
+
+def test_augmentation_follows_the_seed(tmp_path: Path) -> None:
+    """Equal seeds vary images alike, in workers too; other seeds do not."""
+    mask = two_lungs()
+    save(tmp_path / "x.png", np.random.default_rng(0).integers(0, 255, mask.shape, np.uint8))
+    save(tmp_path / "m.png", mask)
+    sample = Sample(tmp_path / "x.png", tmp_path / "m.png", "train", "fields", "g")
+    recipe = Recipe.model_validate({"image_size": 64, "data": {"workers": 2}})
+
+    def first_batches(seed: int) -> list[torch.Tensor]:
+        torch.manual_seed(seed)
+        stage = StageRecipe(epochs=1, images_per_epoch=8, batch_size=4)
+        loader = train_loader(recipe, stage, [sample], Preprocessing(64))
+        return [batch["image"] for batch in loader]
+
+    one, same, other = first_batches(1), first_batches(1), first_batches(2)
+    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not torch.equal(one[0], other[0])
+    assert not torch.equal(one[0], one[1]), "each worker varies in its own way"

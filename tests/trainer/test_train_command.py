@@ -315,8 +315,8 @@ class TestInterruption:
         assert 0 < before < 60
         done = call("train", *args, "--resume")
         assert done.code == 0, done.err[-2000:]
-        steps = steps_in(run / "stage1/metrics.csv")
-        assert min(steps) >= before and max(steps) >= 59
+        steps = steps_in(run / f"stage1/from_step_{before}/metrics.csv")
+        assert min(steps) >= before - 1 and max(steps) >= 59
         assert int(torch.load(last, weights_only=True)["global_step"]) == 60
         assert load(run / "model.ckpt").description.stage == 2
 
@@ -337,13 +337,66 @@ class TestInterruption:
         assert process.wait(PATIENCE_SECONDS) == 130
         log = (tmp_path / "log").read_text()
         assert "Traceback" not in log
-        assert "interrupted and saved" in log and "--resume" in log
+        assert "interrupted: " in log and "saved; the same command with --resume" in log
         assert int(torch.load(last, weights_only=True)["global_step"]) > 0
         assert not list(run.rglob(".*.part"))
         assert not (run / "model.ckpt").exists()
 
         again = call_here("train", small_data, "-o", run, "--recipe", settings)
         refused(again, 1, "holds a run already")
+
+
+def test_quantization_goes_on_after_a_kill(
+    start: Start,
+    call: Call,
+    small_data: Path,
+    recipe: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    """A resumed stage 2 rounds and tracks ranges as before."""
+    settings = recipe(
+        "stage1: {epochs: 1, images_per_epoch: 8, batch_size: 4}\n"
+        "stage2: {epochs: 6, images_per_epoch: 40, batch_size: 4}\n"
+        "quantization: {min_sqnr: -100, max_dice_loss: 1, momentum: 0.5}\n"
+    )
+    run = tmp_path / "run"
+    args = (small_data, "-o", run, "--recipe", settings)
+    process = start(*args)
+    last = run / "stage2/last.ckpt"
+    wait_for(last, process, tmp_path / "log")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = torch.load(last, weights_only=True)["state_dict"]
+    assert not (run / "stage2.ckpt").exists(), "killed too late to test anything"
+
+    done = call("train", *args, "--resume")
+    assert done.code == 0, done.err[-2000:]
+    after = torch.load(last, weights_only=True)
+    assert int(after["global_step"]) == 60
+    highs = [name for name in before if name.endswith("input.high")]
+    moved = [n for n in highs if not torch.equal(before[n], after["state_dict"][n])]
+    assert len(moved) > len(highs) / 2
+
+
+def test_two_devices(
+    call: Call, small_data: Path, base_run: Path, recipe: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Two processes on the CPU train both stages and allocate ranks alike."""
+    settings = recipe(
+        "accelerator: cpu\ndevices: 2\n"
+        "stage1: {epochs: 3, images_per_epoch: 32, batch_size: 2}\n"
+        "stage2: {epochs: 1, images_per_epoch: 16, batch_size: 2}\n"
+    )
+    options = ("--recipe", settings, "--checkpoint", base_run / "model.ckpt")
+    done = call("train", small_data, "-o", tmp_path / "run", "--method", "adalora", *options)
+    assert done.code == 0, done.err[-2000:]
+    assert done.out.count("wrote ") == 1
+    description = load(tmp_path / "run/model.ckpt").description
+    assert description.stage == 2
+    assert sum(description.ranks.values()) == 8 * 12
+    assert (
+        int(torch.load(tmp_path / "run/stage1/last.ckpt", weights_only=True)["global_step"]) == 24
+    )
 
 
 def test_patience_waits_for_the_final_ranks(
