@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cxrseg.benchmarks.options import output_option, threads_option
 from cxrseg.runtime.console import echo
 from cxrseg.runtime.devices import AUTO, DEVICES
 from cxrseg.runtime.errors import CxrsegError
@@ -272,13 +273,7 @@ def _terms(
     show_default=True,
     help="What to segment. Rows of another value in a column protocol are left out.",
 )
-@click.option(
-    "-o",
-    "--output",
-    metavar="FILE.json",
-    type=_PATH,
-    help="Write the results there, and a table beside it as FILE.md.",
-)
+@output_option
 @click.option(
     "--device",
     type=click.Choice(DEVICES),
@@ -286,12 +281,7 @@ def _terms(
     show_default=True,
     help="What to compute on.",
 )
-@click.option(
-    "--threads",
-    metavar="N",
-    type=click.IntRange(1, 256),
-    help="CPU threads.  [default: one per physical core]",
-)
+@threads_option
 @click.option(
     "--limit",
     metavar="N",

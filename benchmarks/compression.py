@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cxrseg.benchmarks.options import output_option
 from cxrseg.export.cli import EXTRA
 from cxrseg.runtime.console import FAILED, OK, echo, require_extra
 
@@ -203,13 +204,7 @@ def tables(accounting: Accounting, measured: Measured) -> str:
     metavar="N",
     help="Input side for --model, a multiple of 16.",
 )
-@click.option(
-    "-o",
-    "--output",
-    metavar="FILE.json",
-    type=click.Path(path_type=Path),
-    help="Write the results there, and a table beside it as FILE.md.",
-)
+@output_option
 @click.pass_context
 def command(
     context: click.Context,

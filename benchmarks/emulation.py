@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cxrseg.benchmarks.options import output_option
 from cxrseg.runtime.console import FAILED, OK, echo
 from cxrseg.runtime.errors import CxrsegError
 
@@ -115,13 +116,7 @@ def compare(
     show_default=True,
     help="CPU model of qemu; Haswell has AVX2 but no VNNI, Nehalem neither.",
 )
-@click.option(
-    "-o",
-    "--output",
-    metavar="FILE.json",
-    type=click.Path(path_type=Path),
-    help="Write the results there, and a table beside it as FILE.md.",
-)
+@output_option
 @click.pass_context
 def command(
     context: click.Context,

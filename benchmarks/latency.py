@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from cxrseg.benchmarks.options import output_option, threads_option
 from cxrseg.runtime.console import echo
 from cxrseg.runtime.devices import AUTO, DEVICES, PROVIDERS
 from cxrseg.runtime.errors import CxrsegError
@@ -516,12 +517,7 @@ def _bar(total: int) -> Iterator[Run]:
     show_default=True,
     help="What to compute on, the same for all models.",
 )
-@click.option(
-    "--threads",
-    metavar="N",
-    type=click.IntRange(1, 256),
-    help="CPU threads.  [default: one per physical core]",
-)
+@threads_option
 @click.option(
     "--runs",
     metavar="N",
@@ -545,13 +541,7 @@ def _bar(total: int) -> Iterator[Run]:
     type=click.IntRange(min=0),
     help="Seed of the inputs and of the order.",
 )
-@click.option(
-    "-o",
-    "--output",
-    metavar="FILE.json",
-    type=_PATH,
-    help="Write the results there, and a table beside it as FILE.md.",
-)
+@output_option
 @click.pass_context
 def command(
     context: click.Context,

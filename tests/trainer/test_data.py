@@ -29,8 +29,9 @@ from cxrseg.trainer.data import (
     tell_sides_apart,
 )
 from cxrseg.trainer.dataset import LungDataset, balanced_weights
+from cxrseg.trainer.loaders import train_loader
 from cxrseg.trainer.recipe import Recipe, StageRecipe
-from cxrseg.trainer.training import check_pairs, train_loader
+from cxrseg.trainer.run import check_pairs
 
 Gray = NDArray[np.uint8]
 Row = dict[str, str]

@@ -1,0 +1,171 @@
+"""What a run was asked to do, checked before any of it is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from cxrseg.runtime.errors import CxrsegError
+from cxrseg.runtime.files import atomic_write
+from cxrseg.trainer.data import Sample, check_pair, of_split, read_samples
+from cxrseg.trainer.recipe import Recipe, StageChoice
+from cxrseg.trainer.sam import read_torch_file
+
+SETTINGS = "run.json"
+MODEL = "model.ckpt"
+
+MACHINE = ("accelerator", "devices", "gradient_checkpointing", "checkpoint_minutes")
+"""Settings of a recipe that may change when a run is resumed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run was asked to do.
+
+    Attributes:
+        data: Folders and CSV files.
+        output: The run's folder.
+        recipe: All settings.
+        checkpoint: Where the weights start from; None for random ones.
+        stages: Which stages to run.
+    """
+
+    data: tuple[Path, ...]
+    output: Path
+    recipe: Recipe
+    checkpoint: Path | None
+    stages: StageChoice
+
+    def settings(self) -> dict[str, Any]:
+        """Return all that must not change when the run is resumed, as plain data.
+
+        What concerns the machine alone may change, and data and checkpoint may move.
+        """
+        recipe = self.recipe.model_dump(mode="json")
+        for key in MACHINE:
+            del recipe[key]
+        del recipe["data"]["workers"]
+        return {
+            "data": [path.name for path in self.data],
+            "checkpoint": None if self.checkpoint is None else self.checkpoint.name,
+            "stages": self.stages,
+            "recipe": recipe,
+        }
+
+
+def check_request(run: Run) -> None:
+    """Check that the options fit together and the starting checkpoint is there.
+
+    Raises:
+        CxrsegError: They do not, or it is not.
+    """
+    method = run.recipe.method
+    if run.checkpoint is not None:
+        read_torch_file(run.checkpoint)
+    elif run.stages == "2":
+        raise CxrsegError("--stage 2", "needs a stage 1 model", "give it with --checkpoint")
+    elif method != "full":
+        raise CxrsegError(
+            f"--method {method}",
+            "adapts a trained model, and there is none",
+            "give one with --checkpoint, or train from scratch with --method full",
+        )
+
+
+def check_folder(run: Run, resume: bool) -> None:
+    """Check that the run's folder is free, or belongs to these settings; write nothing.
+
+    Raises:
+        CxrsegError: The folder is in use, or has other settings.
+    """
+    path = run.output / SETTINGS
+    settings = run.settings()
+    if resume and not path.is_file():
+        raise CxrsegError(run.output, "no run to resume there", "leave --resume out to start one")
+    # A run that was refused before its first stage leaves the folder free.
+    started = any((run.output / name).exists() for name in ("stage1", "stage2", MODEL))
+    if path.is_file() and (started or resume):
+        if not resume:
+            raise CxrsegError(
+                run.output, "holds a run already", "add --resume to go on, or choose another -o"
+            )
+        try:
+            recorded = _flat(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, AttributeError) as error:
+            raise CxrsegError(path, f"damaged ({error})", "start a new run") from None
+        now = _flat(settings)
+        changed = [key for key in now if now[key] != recorded.get(key)]
+        if changed:
+            raise CxrsegError(
+                run.output,
+                f"the run has another {changed[0]} "
+                f"({recorded.get(changed[0])!r}, now {now[changed[0]]!r})",
+                "resume with the same options, or choose another -o",
+            )
+
+
+def record_settings(run: Run) -> None:
+    """Create the run's folder with its settings.
+
+    Raises:
+        CxrsegError: It cannot be written.
+    """
+    try:
+        run.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        cause = f"cannot be written ({error.strerror})"
+        raise CxrsegError(run.output, cause, "choose another -o") from None
+    with atomic_write(run.output / SETTINGS) as beside:
+        beside.write_text(json.dumps(run.settings(), indent=2), encoding="utf-8")
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat.update(_flat(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def read_data(run: Run) -> list[Sample]:
+    """List the samples of all sources of a run.
+
+    Raises:
+        CxrsegError: A source is unusable, or no training or validation image is left.
+    """
+    data = run.recipe.data
+    samples: list[Sample] = []
+    for source in run.data:
+        where = data.where if source.is_file() else None
+        samples += read_samples(source, where, data.group_column)
+    learned = [s for s in samples if s.protocol in run.recipe.labels]
+    for split in ("train", "val"):
+        if not of_split(learned, split):
+            raise CxrsegError(
+                ", ".join(str(path) for path in run.data),
+                f"no image of split {split!r} with a mask of protocol "
+                f"{' or '.join(run.recipe.labels)}",
+                "a run needs images to learn from (train) and to judge by (val)",
+            )
+    return learned
+
+
+def check_pairs(samples: Sequence[Sample]) -> None:
+    """Check all pairs before any work is done on one of them, with a progress bar.
+
+    Raises:
+        CxrsegError: For the first pair that is unusable.
+    """
+    with ThreadPoolExecutor() as pool:
+        checks = pool.map(check_pair, samples)
+        for _ in tqdm(checks, "checking masks", len(samples), leave=False, disable=None):
+            pass
