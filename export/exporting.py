@@ -25,7 +25,7 @@ from onnx_ir.passes.common import (
 
 from cxrseg.export.census import Census, take_census
 from cxrseg.export.graph import compute_fp16, fold_biases, fold_weights, name_products, store_fp16
-from cxrseg.export.merge import Shipped, float_twin
+from cxrseg.export.merge import CONSTANT, Shipped, float_twin
 from cxrseg.export.verify import Agreement, Run, compare, onnx_runner, synthetic_radiographs
 from cxrseg.runtime.card import METADATA_KEY, ModelCard
 from cxrseg.runtime.errors import CxrsegError
@@ -67,7 +67,7 @@ class Report:
 
     Attributes:
         path: The file.
-        precision: Layer -> ``int8``, ``fp16`` or ``fp32``.
+        precision: Layer -> ``int8``, ``fp16``, ``fp32`` or ``constant``.
         sensitivity: Layer -> what its quantization alone does, where training measured it.
         size: Bytes of the file.
         fp32_size: Bytes of the FP32 export of the same checkpoint.
@@ -112,12 +112,14 @@ def matching(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
 def layer_precisions(loaded: Loaded, precision: Precision) -> dict[str, str]:
     """Return layer -> precision, in the order of the network.
 
-    FP16 means stored in FP16 for profile ``cpu``, computed in FP16 for ``gpu``.
+    FP16 means stored in FP16 for profile ``cpu``, computed in FP16 for ``gpu``; ``constant`` that
+    the layer's result does not depend on the image and is stored in its place.
     """
     model = loaded.model
     integer = units(model)
     names = [*quantizable(model), *(f"{name}.matmul" for name in attention_names(model))]
     precisions = {name: "int8" if name in integer else "fp16" for name in names}
+    precisions |= {name: "constant" for name in names if name.startswith(CONSTANT)}
     if precision == "fp32":
         return dict.fromkeys(precisions, "fp32")
     return precisions

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cxrseg.export.graph import SMALL
-from cxrseg.trainer.forward import decode, encode, whole_image_box
+from cxrseg.trainer.forward import decode, encode, first_queries, whole_image_box
 from cxrseg.trainer.layers import effective
 from cxrseg.trainer.lungsam import LungSAM
 from cxrseg.trainer.quantization import (
@@ -21,6 +21,9 @@ from cxrseg.trainer.quantization import (
     unquantize,
 )
 
+CONSTANT = "mask_decoder.transformer.layers.0.self_attn."
+"""Prefix of the layers that see nothing but the constant prompt and are computed at export."""
+
 
 class Shipped(nn.Module):
     """The prompt-free network with every layer plain and everything constant computed.
@@ -29,7 +32,8 @@ class Shipped(nn.Module):
         model: A trained network; is not changed.
     """
 
-    prompt: Tensor
+    tokens: Tensor
+    queries: Tensor
     dense: Tensor
     positions: Tensor
 
@@ -37,9 +41,12 @@ class Shipped(nn.Module):
         super().__init__()
         model = copy.deepcopy(model).eval().requires_grad_(False)
         with torch.no_grad():
-            prompt = whole_image_box(model.prompt_encoder)
+            tokens, queries = first_queries(
+                model.mask_decoder, whole_image_box(model.prompt_encoder)
+            )
             positions = model.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)
-        self.register_buffer("prompt", prompt.contiguous())
+        self.register_buffer("tokens", tokens.contiguous())
+        self.register_buffer("queries", queries.contiguous())
         self.register_buffer("dense", model.prompt_encoder.no_mask_embed.weight.reshape(-1))
         self.register_buffer("positions", positions.contiguous())
         self.channels = len(model.labels)
@@ -54,7 +61,13 @@ class Shipped(nn.Module):
         """Segment float32 [B, 1, S, S]; equal to `LungSAM.forward` with no box."""
         embedding = encode(self.image_encoder, image)
         return decode(
-            self.mask_decoder, embedding, self.prompt, self.dense, self.positions, self.channels
+            self.mask_decoder,
+            embedding,
+            self.tokens,
+            self.queries,
+            self.dense,
+            self.positions,
+            self.channels,
         )
 
 

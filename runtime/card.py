@@ -30,7 +30,8 @@ class ModelCard:
         version: Version of the package that exported it.
         labels: Channel names in order, known to `cxrseg.runtime.labels`.
         preprocessing: The input contract.
-        precision: Layer name -> ``int8``, ``fp16`` or ``fp32``.
+        precision: Layer name -> ``int8``, ``fp16``, ``fp32``, or ``constant`` where it was computed
+            at export.
         checkpoint_sha256: Hash of the checkpoint file that was exported, lower-case hex.
         metrics: Figures measured in training, e.g. ``{"val_dice": 0.95}``.
         license: Terms of use of the weights and where the training data came from.

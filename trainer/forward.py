@@ -162,15 +162,61 @@ def encode(encoder: Any, image: Tensor, checkpointing: bool = False) -> Tensor:
     return layer_norm(norm2, x.permute(0, 2, 3, 1)).reshape(batch, side * side, -1)
 
 
+def first_queries(decoder: Any, prompt: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the decoder's tokens and what its first self-attention makes of them.
+
+    Neither depends on the image, so both are constants where the prompt is one.
+
+    Args:
+        decoder: SAM's mask decoder.
+        prompt: Sparse prompt embeddings, [B, N, C].
+
+    Returns:
+        Tokens and queries, each [B, 5 + N, C].
+    """
+    tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([tokens.expand(len(prompt), -1, -1), prompt], dim=1)
+    return tokens, self_attention(decoder.transformer.layers[0], tokens, tokens)
+
+
+def self_attention(layer: Any, queries: Tensor, tokens: Tensor) -> Tensor:
+    """First part of a two-way block: queries [B, N, C] attend to one another."""
+    if layer.skip_first_layer_pe:
+        queries = layer.self_attn(q=queries, k=queries, v=queries)
+    else:
+        q = queries + tokens
+        queries = queries + layer.self_attn(q=q, k=q, v=queries)
+    return layer_norm(layer.norm1, queries)
+
+
+def cross_attention(
+    layer: Any, queries: Tensor, keys: Tensor, tokens: Tensor, positions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Second part of a two-way block: queries attend to image keys [B, N, C], then the reverse."""
+    k = keys + positions
+    attended = layer.cross_attn_token_to_image(q=queries + tokens, k=k, v=keys)
+    queries = layer_norm(layer.norm2, queries + attended)
+    queries = layer_norm(layer.norm3, queries + layer.mlp(queries))
+    attended = layer.cross_attn_image_to_token(q=k, k=queries + tokens, v=queries)
+    return queries, layer_norm(layer.norm4, keys + attended)
+
+
 def decode(
-    decoder: Any, embedding: Tensor, prompt: Tensor, dense: Tensor, positions: Tensor, channels: int
+    decoder: Any,
+    embedding: Tensor,
+    tokens: Tensor,
+    queries: Tensor,
+    dense: Tensor,
+    positions: Tensor,
+    channels: int,
 ) -> Tensor:
     """Turn an image embedding and a prompt into mask logits.
 
     Args:
         decoder: SAM's mask decoder.
         embedding: [B, side * side, C].
-        prompt: Sparse prompt embeddings, [B or 1, N, C].
+        tokens: From `first_queries`, [B or 1, N, C].
+        queries: The same.
         dense: Dense prompt embedding, [C].
         positions: Positional encoding of the grid, [1, side * side, C].
         channels: Number of mask tokens to turn into masks, from the first.
@@ -180,12 +226,12 @@ def decode(
     """
     batch, cells, _ = embedding.shape
     side = int(cells**0.5)
-    tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([tokens.expand(batch, -1, -1), prompt.expand(batch, -1, -1)], dim=1)
-    transformer = decoder.transformer
-    queries, keys = tokens, embedding + dense
-    for layer in transformer.layers:
-        queries, keys = layer(queries, keys, query_pe=tokens, key_pe=positions)
+    tokens, queries = tokens.expand(batch, -1, -1), queries.expand(batch, -1, -1)
+    transformer, keys = decoder.transformer, embedding + dense
+    for index, layer in enumerate(transformer.layers):
+        if index:
+            queries = self_attention(layer, queries, tokens)
+        queries, keys = cross_attention(layer, queries, keys, tokens, positions)
     attended = transformer.final_attn_token_to_image(q=queries + tokens, k=keys + positions, v=keys)
     queries = layer_norm(transformer.norm_final_attn, queries + attended)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.labels import label_named
-from cxrseg.trainer.forward import decode, encode, whole_image_box
+from cxrseg.trainer.forward import decode, encode, first_queries, whole_image_box
 from cxrseg.trainer.layers import GrayPatchEmbed
 from cxrseg.trainer.sam import Architecture, build_sam, read_torch_file, resize_positions
 
@@ -65,8 +65,9 @@ class LungSAM(nn.Module):
         prompt = whole_image_box(self.prompt_encoder, box)
         dense = self.prompt_encoder.no_mask_embed.weight.reshape(-1)
         positions = self.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)
+        tokens, queries = first_queries(self.mask_decoder, prompt)
         channels = len(self.labels)
-        return decode(self.mask_decoder, embedding, prompt, dense, positions, channels)
+        return decode(self.mask_decoder, embedding, tokens, queries, dense, positions, channels)
 
     def unused_modules(self) -> list[nn.Module]:
         """Return the parts of SAM that a prompt-free mask never reaches."""

@@ -87,7 +87,10 @@ class TestInt8:
     def test_every_layer_is_int8_in_the_file(self, int8: Report) -> None:
         held = constants(onnx.load(int8.path))
         layers = int8_layers(int8)
-        assert len(layers) == len(int8.precision) - 2 > 40
+        constant = [n for n, p in int8.precision.items() if p == "constant"]
+        assert len(constant) == 4 and all(".layers.0.self_attn." in name for name in constant)
+        assert len(layers) == len(int8.precision) - 6 > 40
+        assert not any(name.startswith(tuple(constant)) for name in held)
         for layer in layers:
             weight = held[f"{layer}.weight_int8"]
             assert weight.dtype == np.int8, layer
@@ -316,7 +319,7 @@ class TestSelection:
         kept = [n for n, p in report.precision.items() if p == "fp16"]
         assert "image_encoder.blocks.0.mlp.lin1" in kept
         assert "image_encoder.blocks.0.attn.matmul" in kept
-        assert set(report.precision.values()) == {"int8", "fp16"}
+        assert set(report.precision.values()) == {"int8", "fp16", "constant"}
         assert all(n.startswith(("mask_decoder.", "image_encoder.blocks.0.")) for n in kept)
         held = constants(onnx.load(report.path))
         for layer in kept:
@@ -360,7 +363,11 @@ class TestSelection:
         lines = table(int8).splitlines()
         for name, each in int8.sensitivity.items():
             (line,) = [text for text in lines if text.split()[:1] == [name]]
-            assert line.split()[1:] == ["int8", f"{each.sqnr:.1f}", f"{each.dice_loss:.5f}"]
+            assert line.split()[1:] == [
+                int8.precision[name],
+                f"{each.sqnr:.1f}",
+                f"{each.dice_loss:.5f}",
+            ]
 
 
 class TestCensus:
