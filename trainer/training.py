@@ -151,14 +151,13 @@ def _validate(
     return {name: float(value) for name, value in results.items() if name.startswith("val_")}
 
 
-def finish_stage(run: Run, number: int, task: Task, report: StageReport) -> Path:
+def finish_stage(run: Run, number: int, task: Task, report: StageReport) -> None:
     """Write the checkpoint of a finished stage."""
     description = replace(task.description, metrics=report.metrics, ranks=report.ranks)
     path = run.output / f"stage{number}.ckpt"
     if _first_process():
         save(task.model, description, path)
     _wait_for_all()
-    return path
 
 
 def _first_process() -> bool:
