@@ -24,9 +24,23 @@ from onnx_ir.passes.common import (
 )
 
 from cxrseg.export.census import Census, take_census
-from cxrseg.export.graph import compute_fp16, fold_biases, fold_weights, name_products, store_fp16
+from cxrseg.export.graph import (
+    compute_fp16,
+    expand_integers,
+    fold_biases,
+    fold_weights,
+    name_products,
+    store_fp16,
+)
 from cxrseg.export.merge import CONSTANT, Shipped, float_twin
-from cxrseg.export.verify import Agreement, Run, compare, onnx_runner, synthetic_radiographs
+from cxrseg.export.verify import (
+    Agreement,
+    Run,
+    compare,
+    onnx_runner,
+    saturates,
+    synthetic_radiographs,
+)
 from cxrseg.runtime.card import METADATA_KEY, ModelCard
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.files import atomic_write
@@ -57,6 +71,9 @@ ENOUGH_TRAINED_WORST = 0.98
 """The same for the worst image."""
 
 TRAINED = "ONNX Runtime, optimized : PyTorch as trained, fake-quantized"
+
+PARTS = {"matmul": (".scores", ".mix"), "qkv": (".q", ".k", ".v")}
+"""Last part of a unit's name -> the products in the graph that it consists of."""
 
 SYNTHETIC_IMAGES = 8
 
@@ -217,6 +234,22 @@ def require_quantized(loaded: Loaded, source: Path) -> None:
         )
 
 
+def require_exact(loaded: Loaded, weight_bits: int | None) -> None:
+    """Refuse 8-bit weights where they cannot be verified.
+
+    Raises:
+        CxrsegError: This CPU's integer kernels saturate with them.
+    """
+    config = loaded.description.quantization
+    if (weight_bits or (config and config.weight_bits)) == 8 and saturates():
+        raise CxrsegError(
+            "--weight-bits 8",
+            "this computer's integer kernels saturate with 8-bit weights, so the file cannot be "
+            "verified here",
+            "export with --weight-bits 7, or on a computer with VNNI",
+        )
+
+
 @dataclass(frozen=True)
 class Compiled:
     """A model file that is not written yet.
@@ -258,6 +291,7 @@ def compile_model(
     products = name_products(model)
     check_products(products, precisions)
     fold_weights(model)
+    expand_integers(model)
     fold_biases(model)
     if profile == "gpu":
         compute_fp16(model)
@@ -299,6 +333,7 @@ def export(
     loaded = load(checkpoint)
     if precision == "int8":
         require_quantized(loaded, checkpoint)
+        require_exact(loaded, weight_bits)
     trained = copy.deepcopy(loaded.model)
     keep_float(loaded.model, matching(keep_fp16, list(units(loaded.model))))
     if weight_bits is not None:
@@ -343,19 +378,25 @@ def export(
     )
 
 
+def promised_products(precisions: dict[str, str]) -> list[str]:
+    """Return the products in the graph that the layers called INT8 consist of."""
+    return [
+        f"{name}{part}"
+        for name, precision in precisions.items()
+        if precision == "int8"
+        for part in PARTS.get(name.rpartition(".")[2], ("",))
+    ]
+
+
 def check_products(products: Sequence[str], precisions: dict[str, str]) -> None:
     """Compare the traced graph with the layers that are called INT8.
 
     Raises:
         CxrsegError: A layer is missing, or one of another precision is there.
     """
-    promised: set[str] = set()
-    for name, precision in precisions.items():
-        if precision == "int8":
-            halves = (f"{name}.scores", f"{name}.mix") if name.endswith(".matmul") else (name,)
-            promised.update(halves)
-    if set(products) != promised:
-        names = ", ".join(sorted(set(products) ^ promised)[:3])
+    missing = set(products) ^ set(promised_products(precisions))
+    if missing:
+        names = ", ".join(sorted(missing)[:3])
         raise CxrsegError(
             "torch.onnx.export",
             f"the traced graph lacks integer layers or has others ({names})",

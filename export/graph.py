@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -50,6 +52,15 @@ def quantize_linear(
     return np.asarray(np.clip(shifted, limits.min, limits.max), dtype=zero_point.dtype)
 
 
+def dequantized(value: ir.Value | None) -> Any:
+    """Return the DequantizeLinear that a value comes from, moved at most; None if there is none."""
+    node = value.producer() if value is not None else None
+    while node is not None and node.op_type in ("Reshape", "Transpose"):
+        moved = node.inputs[0]
+        node = moved.producer() if moved is not None else None
+    return node if node is not None and node.op_type == "DequantizeLinear" else None
+
+
 def name_products(model: ir.Model) -> list[str]:
     """Name each product of quantized operands after its layer, so that it can be found again.
 
@@ -63,14 +74,10 @@ def name_products(model: ir.Model) -> list[str]:
     for node in model.graph:
         if node.op_type not in ("Gemm", "MatMul", "Conv"):
             continue
-        first, second = (v.producer() if v is not None else None for v in node.inputs[:2])
-        if (
-            first is None
-            or second is None
-            or {first.op_type, second.op_type} != {"DequantizeLinear"}
-        ):
+        first, second = (dequantized(v) for v in node.inputs[:2])
+        if first is None or second is None:
             continue
-        scale = str(second.inputs[1].name)  # type: ignore[union-attr]
+        scale = str(second.inputs[1].name)
         layer, _, operand = scale.rpartition(".quantizers.")
         if layer:
             node.name = f"{layer}.matmul.{'scores' if operand == 'key.scale' else 'mix'}"
@@ -93,6 +100,8 @@ def fold_weights(model: ir.Model) -> int:
         if weight is None or scale is None or zero is None:
             continue
         name = str(node.inputs[0].name).replace(".layer.", ".")  # type: ignore[union-attr]
+        if f"{name}_int8" in graph.initializers:  # the same constant in other steps
+            name = str(node.outputs[0].name)
         quantized = quantize_linear(
             weight.astype(np.float32),
             scale.astype(np.float32),
@@ -102,6 +111,34 @@ def fold_weights(model: ir.Model) -> int:
         ir.convenience.replace_all_uses_with(
             node.outputs[0], _initializer(graph, f"{name}_int8", quantized)
         )
+        graph.remove(node, safe=True)
+        count += 1
+    remove_unused(model)
+    return count
+
+
+def expand_integers(model: ir.Model) -> int:
+    """Expand constants before they are dequantized rather than after.
+
+    So ONNX Runtime joins the integers themselves, and the file holds them once.
+
+    Returns:
+        Number of constants.
+    """
+    graph, count = model.graph, 0
+    for node in list(graph):
+        source = node.inputs[0].producer() if node.op_type == "Expand" and node.inputs[0] else None
+        if source is None or source.op_type != "DequantizeLinear":
+            continue
+        scale = constant(source.inputs[1])
+        if constant(source.inputs[0]) is None or scale is None or scale.ndim:
+            continue
+        expanded = ir.node("Expand", [source.inputs[0], node.inputs[1]])
+        expanded.outputs[0].name = f"{node.outputs[0].name}_integer"
+        dequantized = ir.node("DequantizeLinear", [expanded.outputs[0], *source.inputs[1:]])
+        dequantized.outputs[0].name = f"{node.outputs[0].name}_dequantized"
+        graph.insert_before(node, [expanded, dequantized])
+        ir.convenience.replace_all_uses_with(node.outputs[0], dequantized.outputs[0])
         graph.remove(node, safe=True)
         count += 1
     remove_unused(model)

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from cxrseg.export.graph import SMALL
 from cxrseg.trainer.forward import decode, encode, first_queries, whole_image_box
-from cxrseg.trainer.layers import effective
+from cxrseg.trainer.layers import Projections, effective
 from cxrseg.trainer.lungsam import LungSAM
 from cxrseg.trainer.quantization import (
     ActivationQuantizer,
+    QuantizationConfig,
     QuantizedConv2d,
+    QuantizedLinear,
     QuantizedWeight,
     quantizable,
     quantizers,
@@ -52,6 +54,7 @@ class Shipped(nn.Module):
         self.channels = len(model.labels)
         self.image_size = model.image_size
         make_plain(model)
+        split_projections(model)
         self.image_encoder = model.image_encoder
         self.mask_decoder = model.mask_decoder
         if any(quantizers(model)):
@@ -91,6 +94,37 @@ def make_plain(model: LungSAM) -> None:
             holder.layer = plain
 
 
+@torch.no_grad()
+def split_projections(model: LungSAM) -> None:
+    """Give q, k and v of a plain encoder a Linear each, in place, and fold the attention scale.
+
+    q becomes scale * q in weight and bias, and the tables of relative positions, which meet the
+    unscaled q, are divided by it.
+    """
+    for block in model.image_encoder.blocks:
+        attention = block.attn
+        fused = attention.qkv
+        holder = fused if isinstance(fused, QuantizedWeight) else None
+        weight, bias = effective(fused)
+        factors = (attention.scale, 1.0, 1.0)
+        parts: list[nn.Module] = []
+        for index, factor in enumerate(factors):
+            linear = _plain(factor * weight.chunk(3)[index], factor * bias.chunk(3)[index])
+            parts.append(linear if holder is None else _like(holder, linear, index, factor))
+        attention.qkv = Projections(nn.Identity() if holder is None else holder.input, parts)
+        attention.rel_pos_h /= attention.scale
+        attention.rel_pos_w /= attention.scale
+        attention.scale = 1
+
+
+def _like(fused: QuantizedWeight, linear: nn.Linear, index: int, factor: float) -> QuantizedLinear:
+    part = QuantizedLinear(linear, QuantizationConfig()).eval()
+    part.limit, part.mode = fused.limit, fused.mode
+    part.weight_scale.copy_(factor * fused.weight_scale.chunk(3)[index])
+    part.input = nn.Identity()  # type: ignore[assignment]
+    return part.requires_grad_(False)
+
+
 def integer_bias(layer: QuantizedWeight, bias: Tensor) -> Tensor:
     """Round a bias to steps of input scale times weight scale, as its int32 form has it."""
     step = layer.input.scale.double() * layer.weight_scale.double()
@@ -113,7 +147,10 @@ def _is_spatial(layer: nn.Module) -> bool:
 
 
 def _linear(layer: nn.Module) -> nn.Linear:
-    weight, bias = effective(layer)
+    return _plain(*effective(layer))
+
+
+def _plain(weight: Tensor, bias: Tensor) -> nn.Linear:
     linear = nn.Linear(weight.shape[1], weight.shape[0])
     linear.weight = nn.Parameter(weight.clone(), requires_grad=False)
     linear.bias = nn.Parameter(bias.clone(), requires_grad=False)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 from cxrseg.runtime.labels import PROTOCOLS, label_named
 from cxrseg.runtime.postprocess import enlarge, label_mask
@@ -63,6 +64,46 @@ def synthetic_radiographs(count: int, seed: int = 0) -> list[NDArray[np.float32]
         image += rng.uniform(0.02, 0.06) * noise
         images.append(np.clip(image, 0, 1).astype(np.float32))
     return images
+
+
+def saturates(limit: int = 127) -> bool:
+    """Tell whether this CPU's integer products lose large sums, by multiplying once.
+
+    Without VNNI or dot-product instructions, uint8 x int8 kernels add pairs of products in 16
+    bits and saturate silently.
+
+    Args:
+        limit: Largest weight of the product that is tried.
+    """
+    depth, width = 64, 16
+    x = np.full((1, depth), 255, np.float32)
+    constants: dict[str, NDArray[np.generic]] = {
+        "one": np.ones((), np.float32),
+        "zero": np.zeros((), np.uint8),
+        "weight": np.full((depth, width), limit, np.int8),
+        "weight_zero": np.zeros((), np.int8),
+        "bias": np.zeros(width, np.int32),
+        "bias_zero": np.zeros((), np.int32),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["integer"]),
+        helper.make_node("DequantizeLinear", ["integer", "one", "zero"], ["float"]),
+        helper.make_node("DequantizeLinear", ["weight", "one", "weight_zero"], ["matrix"]),
+        helper.make_node("DequantizeLinear", ["bias", "one", "bias_zero"], ["shift"]),
+        helper.make_node("Gemm", ["float", "matrix", "shift"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, width])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return bool((session.run(None, {"x": x})[0] != depth * 255 * limit).any())
 
 
 def onnx_runner(model: bytes, optimized: bool) -> Run:

@@ -18,6 +18,7 @@ class AugmentRecipe(BaseModel):
         shift: Largest shift, as a share of the side.
         shear: Largest shear, as a tangent.
         geometry: Probability of the four above together.
+        mirror: Probability of a mirror image, in which right and left lung change places.
         crop: Probability of a zoom by up to 1.5 that cuts the lungs.
         gamma: Probability of a gamma between 0.5 and 2.
         contrast: Probability of a linear change of contrast about the mean.
@@ -34,6 +35,7 @@ class AugmentRecipe(BaseModel):
     shift: float = Field(0.08, ge=0, le=0.5)
     shear: float = Field(0.06, ge=0, le=0.5)
     geometry: float = Field(0.9, ge=0, le=1)
+    mirror: float = Field(0.25, ge=0, le=1)
     crop: float = Field(0.1, ge=0, le=1)
     gamma: float = Field(0.5, ge=0, le=1)
     contrast: float = Field(0.3, ge=0, le=1)
@@ -65,12 +67,24 @@ def augmentation(recipe: AugmentRecipe, size: int) -> Callable[[dict[str, Any]],
         RandScaleIntensityFixedMeand,
     )
     from monai.transforms.spatial.dictionary import RandAffined, RandZoomd
+    from monai.transforms.transform import RandomizableTransform
+
+    class RandMirror(RandomizableTransform):
+        """Mirror image and mask, and swap the mask's planes of right and left lung."""
+
+        def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+            self.randomize(None)
+            if not self._do_transform:
+                return data
+            image, mask = data["image"][..., ::-1], data["mask"][[1, 0, 2], :, ::-1]
+            return {**data, "image": image.copy(), "mask": mask.copy()}
 
     set_track_meta(False)
     both = ("image", "mask")
     hole = max(2, size // 5)
     transform: Callable[[dict[str, Any]], dict[str, Any]] = Compose(
         [
+            RandMirror(prob=recipe.mirror),
             RandAffined(
                 both,
                 prob=recipe.geometry,

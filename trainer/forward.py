@@ -5,13 +5,14 @@ kernels like:
 
 - tokens stay 2-D through every Linear, so that each becomes one Gemm with its bias;
 - the patch embedding is one Linear on gray patches, normalization folded in;
-- q, k and v are computed before windows are padded;
+- q, k and v are computed before windows are padded, and each moves to its heads in one transpose;
 - relative positions enter the attention product as further columns of q and one-hot rows of k;
 - the mask decoder takes a batch, and its transposed convolutions (kernel = stride) are Linears.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cxrseg.trainer.layers import apply_linear, effective
+from cxrseg.trainer.layers import apply_linear, project, project_biases
 from cxrseg.trainer.sam import PATCH
 
 
@@ -28,24 +29,22 @@ def layer_norm(norm: Any, x: Tensor) -> Tensor:
     return F.layer_norm(x, (x.shape[-1],), norm.weight, norm.bias, norm.eps)
 
 
-def relative_scores(query: Tensor, positions: Tensor) -> Tensor:
-    """Multiply queries along one axis with the vectors of their distances to every key.
+def relative_scores(products: Tensor) -> Tensor:
+    """Pick the score of each key from the products of queries with all distances.
 
     Decomposed relative positions (Li et al. 2022, MViTv2, section 4.1): query i and key k of one
     axis share the vector i - k + side - 1 of the table. All distances are multiplied at once;
     then row i is shifted by i, by padding and reshaping, so that no table is gathered.
 
     Args:
-        query: [..., side, C].
-        positions: Table [2 * side - 1, C].
+        products: [..., side, 2 * side - 1]: queries along an axis, times the axis' table.
 
     Returns:
         [..., side, side]; the last axis counts keys from the last to the first.
     """
-    side = query.shape[-2]
-    lead = query.shape[:-2]
-    products = (query @ positions.T).reshape(*lead, side * (2 * side - 1))
-    return F.pad(products, (0, side)).reshape(*lead, side, 2 * side)[..., :side]
+    side = products.shape[-2]
+    rows = products.reshape(*products.shape[:-2], side * (2 * side - 1))
+    return F.pad(rows, (0, side)).reshape(*products.shape[:-1], 2 * side)[..., :side]
 
 
 def one_hot_rows(side: int, like: Tensor) -> Tensor:
@@ -57,78 +56,118 @@ def one_hot_rows(side: int, like: Tensor) -> Tensor:
     return torch.cat([eye.repeat_interleave(side, dim=1), eye.repeat(1, side)])
 
 
-def attend(attention: Any, qkv: Tensor, side: int) -> Tensor:
-    """Multi-head attention with decomposed relative positions on square grids.
+@dataclass(frozen=True)
+class Windows:
+    """How tokens on a square grid are grouped for attention.
+
+    Attributes:
+        batch: Number of images.
+        side: Cells a side of the grid.
+        window: Cells a side of a window; the grid's side for global attention.
+        heads: Attention heads.
+    """
+
+    batch: int
+    side: int
+    window: int
+    heads: int
+
+    @property
+    def count(self) -> int:
+        """Windows along a side, the last one padded where it does not fit."""
+        return -(-self.side // self.window)
+
+    def pad(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Fill the windows that stick out of the grid [B * side * side, C] with a row.
+
+        SAM pads the tokens with zeros before qkv; the padding's q, k and v are then the bias,
+        which is appended here instead, at no cost in the Linear.
+        """
+        padding = self.count * self.window - self.side
+        if not padding:
+            return x
+        x = x.reshape(self.batch, self.side, self.side, -1)
+        bias = bias.reshape(1, 1, 1, -1)
+        x = torch.cat([x, bias.expand(self.batch, self.side, padding, -1)], dim=2)
+        return torch.cat([x, bias.expand(self.batch, padding, x.shape[2], -1)], dim=1)
+
+    def split(self, x: Tensor, keys_last: bool = False) -> Tensor:
+        """Group padded tokens by window and head: [N, window ** 2, D], or [N, D, window ** 2]."""
+        batch, count, window, heads = self.batch, self.count, self.window, self.heads
+        dim, tokens = x.shape[-1] // heads, window * window
+        if count == 1:
+            x = x.reshape(batch, tokens, heads, dim)
+            x = x.permute(0, 2, 3, 1) if keys_last else x.transpose(1, 2)
+        else:
+            x = x.reshape(batch, count, window, count, window, heads, dim)
+            x = x.permute((0, 1, 3, 5, 6, 2, 4) if keys_last else (0, 1, 3, 5, 2, 4, 6))
+        return x.reshape((-1, dim, tokens) if keys_last else (-1, tokens, dim))
+
+    def join(self, x: Tensor) -> Tensor:
+        """Undo `split` and `pad`: [N, window ** 2, D] to [B * side * side, C]."""
+        batch, side, count, window, heads = (
+            self.batch,
+            self.side,
+            self.count,
+            self.window,
+            self.heads,
+        )
+        if count == 1:
+            x = x.reshape(batch, heads, window * window, -1).transpose(1, 2)
+        else:
+            x = x.reshape(batch, count, count, heads, window, window, -1)
+            x = x.permute(0, 1, 4, 2, 5, 3, 6)
+        if count * window != side:
+            whole = count * window
+            x = x.reshape(batch, whole, whole, -1)[:, :side, :side]
+        return x.reshape(batch * side * side, -1)
+
+
+def repeat(quantizer: Any, x: Tensor) -> Tensor:
+    """Quantize x with the range that `quantizer` has of another tensor."""
+    return x if isinstance(quantizer, nn.Identity) else torch.as_tensor(quantizer.repeat(x))
+
+
+def attend(attention: Any, x: Tensor, windows: Windows) -> Tensor:
+    """Multi-head attention with decomposed relative positions.
+
+    Keys and values are quantized as they leave their Linear, so that they move as bytes.
 
     Args:
         attention: SAM's encoder attention with its `quantizers`.
-        qkv: [B, side * side, 3 * C].
-        side: Cells a side of the grid (or of the window).
+        x: Tokens [B * side * side, C].
+        windows: How they are grouped.
 
     Returns:
-        [B, side * side, C].
+        [B * side * side, C], before the output projection.
     """
-    batch, tokens, width = qkv.shape
-    heads = attention.num_heads
-    dim = width // 3 // heads
-    q, k, v = (
-        qkv.reshape(batch, tokens, 3, heads, dim)
-        .permute(2, 0, 3, 1, 4)
-        .reshape(3, batch * heads, tokens, dim)
-        .unbind(0)
-    )
-    grid = q.reshape(batch * heads, side, side, dim)
-    rel_h = relative_scores(grid.transpose(1, 2), attention.rel_pos_h).transpose(1, 2)
-    rel_w = relative_scores(grid, attention.rel_pos_w)
-    relative = torch.cat([rel_h, rel_w], dim=-1).reshape(batch * heads, tokens, 2 * side)
-    query = torch.cat([q * attention.scale, relative], dim=-1)
-    rows = one_hot_rows(side, q).expand(batch * heads, -1, -1)
-    key = torch.cat([k.transpose(1, 2), rows], dim=1)
-    quantize = attention.quantizers
-    weights = (quantize["query"](query) @ quantize["key"](key)).softmax(dim=-1)
-    out: Tensor = quantize["probability"](weights) @ quantize["value"](v)
-    return out.reshape(batch, heads, tokens, dim).transpose(1, 2).reshape(batch, tokens, -1)
-
-
-def windowed(attention: Any, qkv: Tensor, side: int, window: int) -> Tensor:
-    """Run `attend` in windows of a square grid.
-
-    SAM pads the tokens with zeros before qkv; the padding's q, k and v are then the bias, which
-    is appended here instead, at no cost in the Linear.
-
-    Args:
-        attention: SAM's encoder attention.
-        qkv: [B, side * side, 3 * C].
-        side: Cells a side of the grid.
-        window: Cells a side of a window.
-
-    Returns:
-        [B, side * side, C].
-    """
-    batch, _, width = qkv.shape
-    count = -(-side // window)
-    padding = count * window - side
-    x = qkv.reshape(batch, side, side, width)
-    if padding:
-        bias = effective(attention.qkv)[1].reshape(1, 1, 1, width)
-        x = torch.cat([x, bias.expand(batch, side, padding, width)], dim=2)
-        x = torch.cat([x, bias.expand(batch, padding, side + padding, width)], dim=1)
-    x = x.reshape(batch, count, window, count, window, width).transpose(2, 3)
-    x = attend(attention, x.reshape(-1, window * window, width), window)
-    x = x.reshape(batch, count, count, window, window, -1).transpose(2, 3)
-    x = x.reshape(batch, count * window, count * window, -1)[:, :side, :side]
-    return x.reshape(batch, side * side, -1)
+    quantize, side = attention.quantizers, windows.window
+    parts = project(attention.qkv, x)
+    if windows.count * side != windows.side:
+        biases = project_biases(attention.qkv)
+        parts = [windows.pad(part, bias) for part, bias in zip(parts, biases, strict=True)]
+    q = windows.split(parts[0])
+    k = windows.split(quantize["key"](parts[1]), keys_last=True)
+    v = windows.split(quantize["value"](parts[2]))
+    grid = q.reshape(-1, side, side, q.shape[-1])
+    rel_h = (grid @ attention.rel_pos_h.T).transpose(1, 2)
+    rel_h = relative_scores(rel_h).transpose(1, 2)
+    rel_w = relative_scores(grid @ attention.rel_pos_w.T)
+    if attention.scale != 1:
+        q = q * attention.scale
+    shape = (*q.shape[:2], side)
+    query = torch.cat([q, rel_h.reshape(shape), rel_w.reshape(shape)], dim=-1)
+    rows = repeat(quantize["key"], one_hot_rows(side, q)).expand(len(k), -1, -1)
+    key = repeat(quantize["key"], torch.cat([k, rows], dim=1))
+    weights = (quantize["query"](query) @ key).softmax(dim=-1)
+    return windows.join(quantize["probability"](weights) @ v)
 
 
 def encoder_block(block: Any, x: Tensor, batch: int, side: int) -> Tensor:
     """One block of the image encoder on tokens [B * side * side, C]."""
-    qkv = apply_linear(block.attn.qkv, layer_norm(block.norm1, x))
-    qkv = qkv.reshape(batch, side * side, -1)
-    if block.window_size:
-        mixed = windowed(block.attn, qkv, side, block.window_size)
-    else:
-        mixed = attend(block.attn, qkv, side)
-    x = x + apply_linear(block.attn.proj, mixed.reshape(x.shape))
+    windows = Windows(batch, side, block.window_size or side, block.attn.num_heads)
+    mixed = attend(block.attn, layer_norm(block.norm1, x), windows)
+    x = x + apply_linear(block.attn.proj, mixed)
     hidden = F.gelu(apply_linear(block.mlp.lin1, layer_norm(block.norm2, x)))
     return x + apply_linear(block.mlp.lin2, hidden)
 

@@ -6,6 +6,7 @@ the merged, folded network multiplies with. So what is trained is what is shippe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -62,6 +63,39 @@ class SplitLinear(nn.Module):
         """Return the fused weight [3 * C, C] and bias [3 * C], adapters included."""
         weights, biases = zip(*(effective(getattr(self, name)) for name in "qkv"), strict=True)
         return torch.cat(weights), torch.cat(biases)
+
+
+class Projections(nn.Module):
+    """q, k and v as three layers on one input, so that no output has to be split.
+
+    Args:
+        input: What the input goes through first: a quantizer, or nothing.
+        parts: The layers for q, k and v.
+    """
+
+    def __init__(self, input: nn.Module, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.input = input
+        self.q, self.k, self.v = parts
+
+    def parts(self) -> list[Any]:
+        """Return the layers for q, k and v."""
+        return [self.q, self.k, self.v]
+
+
+def project(layer: Any, x: Tensor) -> list[Tensor]:
+    """Return q, k and v [N, C] of tokens x [N, C]."""
+    if isinstance(layer, Projections):
+        x = layer.input(x)
+        return [apply_linear(part, x) for part in layer.parts()]
+    return list(apply_linear(layer, x).chunk(3, dim=-1))
+
+
+def project_biases(layer: Any) -> list[Tensor]:
+    """Return the biases [C] of q, k and v."""
+    if isinstance(layer, Projections):
+        return [effective(part)[1] for part in layer.parts()]
+    return list(effective(layer)[1].chunk(3))
 
 
 def effective(layer: Any) -> tuple[Tensor, Tensor]:

@@ -60,6 +60,7 @@ class ActivationQuantizer(nn.Module):
 
     Args:
         momentum: Weight of a new batch in the moving average of minimum and maximum.
+        holds: A number >= 0 that the range always holds, besides zero.
     """
 
     low: Tensor
@@ -67,9 +68,10 @@ class ActivationQuantizer(nn.Module):
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, momentum: float) -> None:
+    def __init__(self, momentum: float, holds: float = 0.0) -> None:
         super().__init__()
         self.momentum = momentum
+        self.holds = holds
         self.mode: Mode = "bypass"
         self.tracking = True
         self.observed = 0
@@ -80,12 +82,12 @@ class ActivationQuantizer(nn.Module):
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
-        """Update range, scale and zero point from x; the range always holds zero.
+        """Update range, scale and zero point from x; the range holds zero and `holds`.
 
         In mode ``observe`` the range is the mean over the batches; later it is a moving average.
         """
         low, high = torch.aminmax(x.detach())
-        low, high = low.float().clamp(max=0), high.float().clamp(min=0)
+        low, high = low.float().clamp(max=0), high.float().clamp(min=self.holds)
         if self.mode == "observe":
             self.observed += 1
             weight = 1 / self.observed
@@ -102,7 +104,11 @@ class ActivationQuantizer(nn.Module):
             return x
         if self.mode == "observe" or (self.training and self.tracking):
             self.observe(x)
-        if self.mode == "observe":
+        return self.repeat(x)
+
+    def repeat(self, x: Tensor) -> Tensor:
+        """Quantize like `forward`, but let the range be."""
+        if self.mode != "quantize":
             return x
         return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, 0, LEVELS)
 
@@ -260,7 +266,9 @@ def quantize(model: LungSAM, config: QuantizationConfig) -> None:
         if not kept(f"{name}.matmul"):
             attention: Any = model.get_submodule(name)
             for operand in ATTENTION_OPERANDS:
-                attention.quantizers[operand] = ActivationQuantizer(config.momentum)
+                # One-hot rows share the range of the keys.
+                holds = 1.0 if operand == "key" else 0.0
+                attention.quantizers[operand] = ActivationQuantizer(config.momentum, holds)
 
 
 def unquantize(model: LungSAM) -> None:

@@ -120,7 +120,7 @@ def test_relative_scores_take_the_vector_of_the_distance() -> None:
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(2, 3, 4, 5, generator=generator)
     positions = torch.randn(7, 5, generator=generator)
-    scores = relative_scores(query, positions)
+    scores = relative_scores(query @ positions.T)
     assert scores.shape == (2, 3, 4, 4)
     for i in range(4):
         for key in range(4):
