@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,8 @@ class Measured:
         fp32_bytes: The FP32 file.
         int8_bytes: The INT8 file.
         ratio: fp32_bytes / int8_bytes.
+        peak_memory_bytes: Largest resident memory of this process, both exports included; None
+            where the system does not tell.
     """
 
     model: str
@@ -88,9 +91,10 @@ class Measured:
     fp32_bytes: int
     int8_bytes: int
     ratio: float
+    peak_memory_bytes: int | None
 
 
-def untrained(name: str, image_size: int) -> Loaded:
+def untrained(name: str, image_size: int, global_attention: bool = False) -> Loaded:
     """Return a quantized network with random weights, whose files are as large as trained ones.
 
     Position tables that begin at zero are filled as well, so that none is stored once for all.
@@ -104,8 +108,11 @@ def untrained(name: str, image_size: int) -> Loaded:
     from cxrseg.trainer.sam import ARCHITECTURES
 
     torch.manual_seed(0)
+    architecture = ARCHITECTURES[name]
+    if global_attention:
+        architecture = architecture.with_global_attention()
     description = Description(
-        architecture=ARCHITECTURES[name],
+        architecture=architecture,
         labels=tuple(label.name for label in labels_of("fields")),
         preprocessing=Preprocessing(image_size),
         stage=2,
@@ -119,22 +126,37 @@ def untrained(name: str, image_size: int) -> Loaded:
     return Loaded(model, description, "")
 
 
-def measure(loaded: Loaded) -> Measured:
+def measure(loaded: Loaded, keep: Path | None = None, stock: bool = False) -> Measured:
     """Compile a network in both precisions and count the bytes of the files.
 
-    Raises:
-        CxrsegError: It cannot be exported.
-    """
-    from cxrseg.export.exporting import compile_model
+    Args:
+        loaded: The network; loses its quantizers where `stock` is set.
+        keep: Folder for the files, ``fp32.onnx`` and ``int8.onnx``; None to count only.
+        stock: Also write ``stock.onnx``, torch's export of segment_anything's own modules.
 
-    sizes = {p: len(compile_model(loaded, p).data) for p in ("fp32", "int8")}
-    return Measured(
-        loaded.description.architecture.name,
-        loaded.description.preprocessing.size,
-        sizes["fp32"],
-        sizes["int8"],
-        sizes["fp32"] / sizes["int8"],
-    )
+    Raises:
+        CxrsegError: It cannot be exported, or a file not be written.
+    """
+    from cxrseg.benchmarks.latency import peak_bytes
+    from cxrseg.export.exporting import compile_model
+    from cxrseg.runtime.files import atomic_write
+
+    def store(name: str, data: bytes) -> int:
+        if keep is not None:
+            with atomic_write(keep / f"{name}.onnx") as beside:
+                beside.write_bytes(data)
+        return len(data)
+
+    fp32 = store("fp32", compile_model(loaded, "fp32").data)
+    int8 = store("int8", compile_model(loaded, "int8").data)
+    peak = None if sys.platform == "win32" else peak_bytes()
+    if stock and keep is not None:
+        from cxrseg.benchmarks.stock import export_stock
+
+        store("stock", export_stock(loaded))
+    description = loaded.description
+    name, size = description.architecture.name, description.preprocessing.size
+    return Measured(name, size, fp32, int8, fp32 / int8, peak)
 
 
 def tables(accounting: Accounting, measured: Measured) -> str:
@@ -169,13 +191,14 @@ def tables(accounting: Accounting, measured: Measured) -> str:
         ],
     )
     ours = table(
-        ["exported files", "FP32 MB", "INT8 MB", "ratio"],
+        ["exported files", "FP32 MB", "INT8 MB", "ratio", "peak MB of export"],
         [
             [
                 f"{measured.model}, {measured.image_size} px",
                 mb(measured.fp32_bytes),
                 mb(measured.int8_bytes),
                 f"{measured.ratio:.2f}",
+                "-" if measured.peak_memory_bytes is None else mb(measured.peak_memory_bytes),
             ]
         ],
     )
@@ -204,6 +227,22 @@ def tables(accounting: Accounting, measured: Measured) -> str:
     metavar="N",
     help="Input side for --model, a multiple of 16.",
 )
+@click.option(
+    "--global-attention",
+    is_flag=True,
+    help="For --model: without attention windows.",
+)
+@click.option(
+    "--keep",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Leave the files in this folder as fp32.onnx and int8.onnx, for cxrseg-bench latency.",
+)
+@click.option(
+    "--stock",
+    is_flag=True,
+    help="With --keep: also stock.onnx, torch's plain export of segment_anything's own modules.",
+)
 @output_option
 @click.pass_context
 def command(
@@ -211,6 +250,9 @@ def command(
     checkpoint: Path | None,
     model: str,
     image_size: int,
+    global_attention: bool,
+    keep: Path | None,
+    stock: bool,
     output: Path | None,
 ) -> int:
     """Print the paper's compression of SAM ViT-B and the measured one of exported files.
@@ -221,20 +263,25 @@ def command(
     require_extra("cxrseg-bench compression", "export", EXTRA)
     from cxrseg.benchmarks.record import check_output, command_line, environment, now, write_record
     from cxrseg.export.exporting import require_quantized
+    from cxrseg.runtime.batch import prepare_folder
     from cxrseg.trainer.checkpoint import load
 
     if image_size % 16:
         raise click.BadParameter("not a multiple of 16", param_hint="--image-size")
     if output is not None:
         check_output(output)
+    if stock and keep is None:
+        raise click.UsageError("--stock needs --keep")
+    if keep is not None:
+        prepare_folder(keep)
     date = now()
     if checkpoint is None:
-        loaded = untrained(model, image_size)
+        loaded = untrained(model, image_size, global_attention)
     else:
         loaded = load(checkpoint)
         require_quantized(loaded, checkpoint)
     echo("cxrseg-bench: exporting twice ...", err=True)
-    accounting, measured = paper_accounting(), measure(loaded)
+    accounting, measured = paper_accounting(), measure(loaded, keep, stock)
     text = tables(accounting, measured)
     for line in text.split("\n"):
         echo(line)

@@ -252,10 +252,10 @@ def segment_once() -> None:
     model, device, threads, protocol = sys.argv[1:]
     image = np.frombuffer(sys.stdin.buffer.read(), np.uint8).reshape(IMAGE)
     Segmenter(model, device, int(threads), cast(Protocol, protocol)).segment(image)
-    print(_peak_bytes())
+    print(peak_bytes())
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Return the largest resident set of this process so far, in bytes."""
     import resource
 

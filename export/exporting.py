@@ -26,10 +26,10 @@ from onnx_ir.passes.common import (
 from cxrseg.export.census import Census, take_census
 from cxrseg.export.graph import (
     compute_fp16,
-    expand_integers,
     fold_biases,
     fold_weights,
     name_products,
+    shrink_constants,
     store_fp16,
 )
 from cxrseg.export.merge import CONSTANT, Shipped, float_twin
@@ -285,13 +285,15 @@ def compile_model(
     card = model_card(loaded, precisions, license_note)
     if precision == "fp32":
         network = float_twin(loaded.model)
-        return Compiled(network, serialize(trace(network), card), (), card)
+        model = trace(network)
+        shrink_constants(model)
+        return Compiled(network, serialize(model, card), (), card)
     network = Shipped(loaded.model)
     model = trace(network)
     products = name_products(model)
     check_products(products, precisions)
     fold_weights(model)
-    expand_integers(model)
+    shrink_constants(model)
     fold_biases(model)
     if profile == "gpu":
         compute_fp16(model)

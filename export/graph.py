@@ -117,29 +117,33 @@ def fold_weights(model: ir.Model) -> int:
     return count
 
 
-def expand_integers(model: ir.Model) -> int:
-    """Expand constants before they are dequantized rather than after.
+def shrink_constants(model: ir.Model) -> int:
+    """Store constants that repeat along an axis once, behind an Expand.
 
-    So ONNX Runtime joins the integers themselves, and the file holds them once.
+    The tracer writes them out; ONNX Runtime expands them when it loads the file. Matrices and
+    vectors are left alone: they are weights, which must stay constants to be run in integers.
 
     Returns:
         Number of constants.
     """
     graph, count = model.graph, 0
-    for node in list(graph):
-        source = node.inputs[0].producer() if node.op_type == "Expand" and node.inputs[0] else None
-        if source is None or source.op_type != "DequantizeLinear":
+    for value in list(graph.initializers.values()):
+        array = constant(value)
+        if array is None or array.ndim < 3 or array.size < SMALL:
             continue
-        scale = constant(source.inputs[1])
-        if constant(source.inputs[0]) is None or scale is None or scale.ndim:
+        small = array
+        for axis in range(array.ndim):
+            first = small.take([0], axis=axis)
+            small = first if (small == first).all() else small
+        if small.size > array.size // 2:
             continue
-        expanded = ir.node("Expand", [source.inputs[0], node.inputs[1]])
-        expanded.outputs[0].name = f"{node.outputs[0].name}_integer"
-        dequantized = ir.node("DequantizeLinear", [expanded.outputs[0], *source.inputs[1:]])
-        dequantized.outputs[0].name = f"{node.outputs[0].name}_dequantized"
-        graph.insert_before(node, [expanded, dequantized])
-        ir.convenience.replace_all_uses_with(node.outputs[0], dequantized.outputs[0])
-        graph.remove(node, safe=True)
+        name = str(value.name)
+        shape = _initializer(graph, f"{name}_shape", np.array(array.shape, np.int64))
+        once = _initializer(graph, f"{name}_once", small)
+        expand = ir.node("Expand", [once, shape])
+        expand.outputs[0].name = f"{name}_expanded"
+        graph.insert_before(graph[0], expand)
+        ir.convenience.replace_all_uses_with(value, expand.outputs[0])
         count += 1
     remove_unused(model)
     return count

@@ -157,7 +157,7 @@ def attend(attention: Any, x: Tensor, windows: Windows) -> Tensor:
         q = q * attention.scale
     shape = (*q.shape[:2], side)
     query = torch.cat([q, rel_h.reshape(shape), rel_w.reshape(shape)], dim=-1)
-    rows = repeat(quantize["key"], one_hot_rows(side, q)).expand(len(k), -1, -1)
+    rows = repeat(quantize["key"], one_hot_rows(side, q).expand(len(k), -1, -1))
     key = repeat(quantize["key"], torch.cat([k, rows], dim=1))
     weights = (quantize["query"](query) @ key).softmax(dim=-1)
     return windows.join(quantize["probability"](weights) @ v)

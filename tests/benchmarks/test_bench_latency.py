@@ -282,7 +282,7 @@ def test_memory_of_the_caller_does_not_count() -> None:
     code = (
         "import subprocess, sys\n"
         "held = bytearray(b'x' * 200_000_000)\n"
-        "child = 'from cxrseg.benchmarks.latency import _peak_bytes; print(_peak_bytes())'\n"
+        "child = 'from cxrseg.benchmarks.latency import peak_bytes; print(peak_bytes())'\n"
         "subprocess.run([sys.executable, '-c', child], check=True)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
