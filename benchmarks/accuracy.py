@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxrseg.benchmarks.options import output_option, threads_option
+from cxrseg.benchmarks.options import (
+    columns_and_values,
+    limit_option,
+    output_option,
+    split_option,
+    threads_option,
+    where_option,
+)
 from cxrseg.runtime.console import echo
 from cxrseg.runtime.devices import AUTO, DEVICES
 from cxrseg.runtime.errors import CxrsegError
@@ -228,15 +235,6 @@ def _with_progress(scores: Iterator[Score], count: int) -> Iterator[Score]:
         yield from bar
 
 
-def _terms(
-    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
-) -> tuple[str, ...]:
-    for value in values:
-        if not value.partition("=")[0] or "=" not in value:
-            raise click.BadParameter(f"{value!r} is not column=value")
-    return values
-
-
 @click.command("accuracy")
 @click.argument("model", required=False, type=_PATH)
 @click.option(
@@ -246,21 +244,8 @@ def _terms(
     type=_PATH,
     help="Columns image, mask, split and others; paths relative to the file.",
 )
-@click.option(
-    "--split",
-    default="test",
-    show_default=True,
-    metavar="NAME",
-    help="Rows to evaluate, by their column split.",
-)
-@click.option(
-    "--where",
-    multiple=True,
-    metavar="COLUMN=VALUE",
-    callback=_terms,
-    help="Only rows with this value; repeat to narrow down, or for other values of the"
-    " same column.",
-)
+@split_option
+@where_option
 @click.option(
     "--by",
     metavar="COLUMN",
@@ -282,12 +267,7 @@ def _terms(
     help="What to compute on.",
 )
 @threads_option
-@click.option(
-    "--limit",
-    metavar="N",
-    type=click.IntRange(min=1),
-    help="Evaluate N images only, spread evenly over the rows.",
-)
+@limit_option
 @click.option(
     "--seed",
     default=0,
@@ -331,8 +311,7 @@ def command(
     from cxrseg.runtime.segmenter import Segmenter
     from cxrseg.runtime.session import default_threads
 
-    terms = [(term.partition("=")[0], term.partition("=")[2]) for term in where]
-    cases = read_cases(data, split, terms, protocol, limit)
+    cases = read_cases(data, split, columns_and_values(where), protocol, limit)
     if by is None and "source" in cases[0].row:
         by = "source"
     if by is not None and by not in cases[0].row:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.labels import Protocol
 from cxrseg.trainer.data import read_table
+
+Item = TypeVar("Item")
 
 REQUIRED = ("image", "mask", "split")
 """Columns that the CSV must have."""
@@ -78,9 +81,14 @@ def read_cases(
     ]
     if not chosen:
         raise CxrsegError(data, *_no_row(rows, {**wanted, **asked}, split))
-    if limit is not None and limit < len(chosen):
-        chosen = [chosen[i * len(chosen) // limit] for i in range(limit)]
-    return [_case(row, data, "patient" in columns) for row in chosen]
+    return [_case(row, data, "patient" in columns) for row in spread(chosen, limit)]
+
+
+def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """Return at most `limit` items, spread evenly over all, in order; None = all."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[i * len(items) // limit] for i in range(limit)]
 
 
 def _no_row(

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import click
 
-from cxrseg.benchmarks import accuracy, compression, emulation, latency
+from cxrseg.benchmarks import accuracy, agreement, compression, emulation, latency
 from cxrseg.runtime.console import run_command
 
 
@@ -31,6 +31,7 @@ def command() -> None:
 
 # A subcommand's module imports what is slow when it runs, so that --help answers at once.
 command.add_command(accuracy.command)
+command.add_command(agreement.command)
 command.add_command(compression.command)
 command.add_command(emulation.command)
 command.add_command(latency.command)

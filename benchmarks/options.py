@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+
+
+def _terms(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    for value in values:
+        if not value.partition("=")[0] or "=" not in value:
+            raise click.BadParameter(f"{value!r} is not column=value")
+    return values
+
+
+def columns_and_values(where: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the terms of `where_option`, ``column=value``, as pairs (column, value)."""
+    return [(term.partition("=")[0], term.partition("=")[2]) for term in where]
+
 
 output_option = click.option(
     "-o",
@@ -19,4 +35,28 @@ threads_option = click.option(
     metavar="N",
     type=click.IntRange(1, 256),
     help="CPU threads.  [default: one per physical core]",
+)
+
+split_option = click.option(
+    "--split",
+    default="test",
+    show_default=True,
+    metavar="NAME",
+    help="Rows to evaluate, by their column split.",
+)
+
+where_option = click.option(
+    "--where",
+    multiple=True,
+    metavar="COLUMN=VALUE",
+    callback=_terms,
+    help="Only rows with this value; repeat to narrow down, or for other values of the"
+    " same column.",
+)
+
+limit_option = click.option(
+    "--limit",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Evaluate N images only, spread evenly over all.",
 )

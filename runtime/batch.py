@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -93,6 +95,26 @@ def plan(inputs: Iterable[Path], folder: Path | None = None) -> list[Job]:
         else:
             planned.append(job)
     return planned
+
+
+def preload() -> None:
+    """Start to import what reading and writing need, and return at once.
+
+    ONNX Runtime loads a model without holding Python's lock: both go on side by side.
+    """
+    # No daemon: a program that ends while a library is half loaded may crash.
+    Thread(target=_import_all, name="preload").start()
+
+
+def _import_all() -> None:
+    # What cannot be imported is told where it is used.
+    with suppress(Exception):
+        # Small modules first. A large library holds Python's lock while it loads: OpenCV, which
+        # the writers import, comes when the model's file has been read.
+        import numpy.ma  # noqa: F401, the first percentile would load it
+
+        from cxrseg.runtime.readers import raster  # noqa: F401, I001
+        from cxrseg.runtime import writers  # noqa: F401
 
 
 def process(job: Job, segmenter: Segmenter, folder: Path | None = None) -> Done | CxrsegError:

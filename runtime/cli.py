@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -12,6 +14,7 @@ from cxrseg.runtime.console import FAILED, OK, progress, run_command
 from cxrseg.runtime.devices import AUTO, DEVICES
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.labels import PROTOCOLS, Protocol
+from cxrseg.runtime.version import VERSION
 
 if TYPE_CHECKING:
     from cxrseg.runtime.batch import Done
@@ -60,7 +63,7 @@ _PATH = click.Path(path_type=Path)
     type=click.IntRange(1, 256),
     help="CPU threads.  [default: one per physical core]",
 )
-@click.version_option(package_name="cxrseg")
+@click.version_option(VERSION)
 def command(
     inputs: tuple[Path, ...],
     output: Path | None,
@@ -99,9 +102,13 @@ def command(
     Not a diagnostic device. Look at each overlay before using its numbers.
     """
     # Imported here, so that --help and --version answer at once.
-    from cxrseg.runtime.batch import plan, prepare_folder, run
+    import onnxruntime  # noqa: F401
+
+    from cxrseg.runtime.batch import plan, preload, prepare_folder, run
     from cxrseg.runtime.segmenter import Segmenter
 
+    # After ONNX Runtime's own import: the loading of the model must not wait for these.
+    preload()
     segmenter = Segmenter(model, device, threads, protocol)
     if output is not None:
         prepare_folder(output)
@@ -125,11 +132,16 @@ def describe(done: Done) -> str:
     )
     ms = sum(result.timings.values())
     flags = "".join(f" [flag: {flag.reason}]" for flag in result.flags)
-    return f"{done.source}: {shares} of the image, {ms:.0f} ms -> {done.outputs.lungs}{flags}"
+    return (
+        f"{done.source}: {shares} of the image, {ms:.0f} ms"
+        f" on {result.provider} -> {done.outputs.lungs}{flags}"
+    )
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command with `args`, by default the program's, and exit."""
+    # At the end Python looks for garbage among all objects: of no use to a process that ends.
+    atexit.register(gc.freeze)
     run_command(command, args)
 
 

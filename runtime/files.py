@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ _REMEDY = "choose a folder that you may write to, with -o"
 
 def _temporary(path: Path) -> Path:
     # In the same folder, because a rename is atomic within one file system only.
-    return path.with_name(f".cxrseg-{secrets.token_hex(8)}.tmp")
+    return path.with_name(f".cxrseg-{os.urandom(8).hex()}.tmp")
 
 
 def _unwritable(path: Path, error: OSError) -> CxrsegError:

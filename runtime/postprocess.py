@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +12,9 @@ from cxrseg.runtime.labels import BACKGROUND, Label
 
 def enlarge(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """Resize float32 [h, w] bilinearly to `size` = (height, width)."""
+    # Imported here: a command imports it while the model loads.
+    import cv2
+
     height, width = size
     out = cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(out, dtype=np.float32)

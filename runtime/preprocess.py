@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -55,6 +54,9 @@ class Preprocessing:
 
 def resize(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     """Resize float32 [H, W] to [size, size]: area average when shrinking, else bilinear."""
+    # Imported here: a command imports it while the model loads.
+    import cv2
+
     shrinks = min(pixels.shape) >= size
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     out = cv2.resize(pixels, (size, size), interpolation=method)

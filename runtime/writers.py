@@ -84,8 +84,8 @@ def lungs_png(segmentation: Segmentation) -> bytes:
     image = Image.fromarray(segmentation.mask)
     # All 256 entries: with fewer Pillow packs several pixels in a byte, and readers differ there.
     image.putpalette(palette(segmentation.labels))
-    file = io.BytesIO()
-    image.save(file, "PNG", pnginfo=_mark())
+    file = _PngFile()
+    image.save(file, pnginfo=_mark())
     return file.getvalue()
 
 
@@ -98,9 +98,9 @@ def overlay_png(segmentation: Segmentation, radiograph: Radiograph) -> bytes:
         lung = (segmentation.mask == label.value).astype(np.uint8)
         contours, _ = cv2.findContours(lung, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(canvas, contours, -1, label.color, thickness)
-    file = io.BytesIO()
+    file = _PngFile()
     # A large X-ray takes seconds at the default level and is hardly smaller.
-    Image.fromarray(canvas).save(file, "PNG", compress_level=1, pnginfo=_mark())
+    Image.fromarray(canvas).save(file, compress_level=1, pnginfo=_mark())
     return file.getvalue()
 
 
@@ -113,6 +113,12 @@ def report_json(segmentation: Segmentation, source: Path) -> str:
         **segmentation.to_dict(),
     }
     return json.dumps(report, indent=2, allow_nan=False) + "\n"
+
+
+class _PngFile(io.BytesIO):
+    """A PNG in memory. Told by a name, Pillow loads this format alone; told by "PNG", six."""
+
+    name = "x.png"
 
 
 def _mark() -> PngInfo:
