@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from typing import Any
 
@@ -32,9 +31,10 @@ class Stock(nn.Module):
         self.sam.load_state_dict(state, strict=False)
         self.channels = len(model.labels)
         box = torch.tensor([[0.0, 0.0, size, size]])
+        prompt: Any = self.sam.prompt_encoder
         with torch.no_grad():
-            sparse, dense = self.sam.prompt_encoder(points=None, boxes=box, masks=None)
-            positions = self.sam.prompt_encoder.get_dense_pe()
+            sparse, dense = prompt(points=None, boxes=box, masks=None)
+            positions = prompt.get_dense_pe()
         self.register_buffer("sparse", sparse)
         self.register_buffer("dense", dense)
         self.register_buffer("positions", positions)
@@ -73,6 +73,4 @@ def export_stock(loaded: Loaded) -> bytes:
         )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no graph")
-    file = io.BytesIO()
-    program.save(file)
-    return file.getvalue()
+    return bytes(program.model_proto.SerializeToString())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# Stated here, because reading the installed metadata takes longer than an inference's share of it:
-# a tenth of a second's import for five characters. A test holds it to the version in setup.cfg.
+# Stated here, because reading the installed metadata would cost a tenth of a second at every
+# start. A test holds it to the version in setup.cfg.
 VERSION = "0.1.0"
 """Version of cxrseg."""
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from cxrseg.runtime.version import VERSION
 
 REPO = Path(__file__).parents[1]
 
@@ -103,3 +106,7 @@ def test_runtime_loads_no_training_code(module: str) -> None:
 @pytest.mark.parametrize("package", ["trainer", "export"])
 def test_help_needs_no_torch(package: str) -> None:
     assert "torch" not in loaded_by(f"import cxrseg.{package}.cli")
+
+
+def test_version_is_the_packages() -> None:
+    assert importlib.metadata.version("cxrseg") == VERSION
