@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from time import perf_counter
@@ -28,6 +29,10 @@ class Done:
     outputs: Outputs
     segmentation: Segmentation
 
+
+# numpy.ma is what the first percentile imports. The writers come last: they import OpenCV, which
+# holds Python's lock for long, and by then the model's file has been read.
+_PRELOADED = ("numpy.ma", "cxrseg.runtime.readers.raster", "cxrseg.runtime.writers")
 
 Job = Path | CxrsegError
 """An image to do, or why an input cannot be done."""
@@ -109,12 +114,8 @@ def preload() -> None:
 def _import_all() -> None:
     # What cannot be imported is told where it is used.
     with suppress(Exception):
-        # Small modules first. A large library holds Python's lock while it loads: OpenCV, which
-        # the writers import, comes when the model's file has been read.
-        import numpy.ma  # noqa: F401, the first percentile would load it
-
-        from cxrseg.runtime.readers import raster  # noqa: F401, I001
-        from cxrseg.runtime import writers  # noqa: F401
+        for name in _PRELOADED:
+            import_module(name)
 
 
 def process(job: Job, segmenter: Segmenter, folder: Path | None = None) -> Done | CxrsegError:

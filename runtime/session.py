@@ -72,8 +72,9 @@ def load_model(
 
     Args:
         path: The ONNX file, with a model card inside.
-        device: One of `cxrseg.runtime.devices.DEVICES`. A named device is used or refused;
-            ``auto`` takes the first that works of CUDA, DirectML, CoreML and the CPU.
+        device: One of `cxrseg.runtime.devices.DEVICES`. A named device is used or refused, also
+            if it started but would compute nothing of this model; ``auto`` takes the first that
+            works of CUDA, DirectML, CoreML and the CPU.
         threads: Threads of one inference on the CPU; None = the physical cores available.
 
     Returns:
@@ -143,43 +144,74 @@ def _read_bytes(path: Path) -> bytes:
 
 def _create_session(path: Path, data: bytes, names: list[str], threads: int) -> tuple[Any, str]:
     """Return a session on the first device of `names` that works, and its provider."""
-    import onnxruntime
-
     failure: Exception | None = None
     for name in names:
-        provider = PROVIDERS[name]
-        options = onnxruntime.SessionOptions()
-        # Only fatal messages: what fails is told once, by us.
-        options.log_severity_level = 4
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # DirectML requires it; the others plan memory ahead.
-        options.enable_mem_pattern = name != "directml"
-        # A model file must be self-contained. Weights that it claims to keep in other files are
-        # looked for below a path that cannot be a folder, so that it can read no file of ours.
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path",
-            str(path.absolute() / "external-data-is-refused"),
-        )
-        providers = list(dict.fromkeys((provider, PROVIDERS["cpu"])))
         try:
-            session = onnxruntime.InferenceSession(
-                data, options, providers=providers, enable_fallback=0
-            )
+            session = _session_on(name, path, data, threads)
         # ONNX Runtime's exceptions share no base class below Exception.
         except Exception as error:
             failure = error
             continue
-        if session.get_providers()[0] == provider:
-            return session, provider
-    if failure is None:
-        cause = "ONNX Runtime offers the device but could not start it"
-        remedy = "install its driver and libraries, or use --device cpu"
-        raise CxrsegError(f"--device {names[0]}", cause, remedy)
-    detail = str(failure).strip().splitlines()[0][:200] if str(failure).strip() else "no detail"
-    raise CxrsegError(
-        path, f"is not a model that ONNX Runtime can load ({detail})", _EXPORT_AGAIN
-    ) from failure
+        if _computes(session, PROVIDERS[name]):
+            return session, PROVIDERS[name]
+        failure = None
+    if failure is None or ("cpu" not in names and _loads_on_cpu(path, data, threads)):
+        cause = "ONNX Runtime offers the device but could not start it for this model"
+        if failure is not None:
+            cause += f" ({_detail(failure)})"
+        others = ", ".join((AUTO, *(name for name in available_devices() if name not in names)))
+        remedy = f"install its driver and libraries; available here: {others}"
+        raise CxrsegError(f"--device {names[0]}", cause, remedy) from failure
+    cause = f"is not a model that ONNX Runtime can load ({_detail(failure)})"
+    raise CxrsegError(path, cause, _EXPORT_AGAIN) from failure
+
+
+def _session_on(name: str, path: Path, data: bytes, threads: int) -> Any:
+    """Create a session on one device; ONNX Runtime adds the CPU for what the device lacks."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # Only fatal messages: what fails is told once, by us.
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # DirectML requires it; the others plan memory ahead.
+    options.enable_mem_pattern = name != "directml"
+    # A model file must be self-contained. Weights that it claims to keep in other files are
+    # looked for below a path that cannot be a folder, so that it can read no file of ours.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path",
+        str(path.absolute() / "external-data-is-refused"),
+    )
+    if name != "cpu":
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    providers = list(dict.fromkeys((PROVIDERS[name], PROVIDERS["cpu"])))
+    return onnxruntime.InferenceSession(data, options, providers=providers, enable_fallback=0)
+
+
+def _computes(session: Any, provider: str) -> bool:
+    """Tell whether the provider was started and computes at least a part of the model."""
+    if session.get_providers()[0] != provider:
+        return False
+    # Releases of ONNX Runtime before 1.24 do not tell who computes what.
+    if provider == PROVIDERS["cpu"] or not hasattr(session, "get_provider_graph_assignment_info"):
+        return True
+    parts = session.get_provider_graph_assignment_info()
+    return any(part.ep_name == provider for part in parts)
+
+
+def _loads_on_cpu(path: Path, data: bytes, threads: int) -> bool:
+    """Tell whether the file is a model that the CPU accepts."""
+    try:
+        _session_on("cpu", path, data, threads)
+    except Exception:
+        return False
+    return True
+
+
+def _detail(failure: Exception) -> str:
+    text = str(failure).strip()
+    return text.splitlines()[0][:200] if text else "no detail"
 
 
 def _card_of(session: Any, path: Path) -> ModelCard:

@@ -4,16 +4,20 @@ import json
 import os
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from cxrseg.runtime import CxrsegError, batch
 from cxrseg.runtime.cli import command
 from cxrseg.runtime.console import progress, require_extra, run_command
+from cxrseg.runtime.devices import PROVIDERS
 from cxrseg.runtime.files import atomic_write, write_together
+from cxrseg.runtime.version import package_version
 
 
 def names(folder: Path) -> list[str]:
@@ -118,13 +122,93 @@ def test_bad_model_is_one_line_and_exit_1(
     assert names(xrays) == ["x.png"] and not (tmp_path / "out").exists()
 
 
-def test_unavailable_device_is_exit_1(run_cxrseg, model_file, save_chest, xrays, monkeypatch):
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_line_and_report_name_the_provider(
+    run_cxrseg, model_file, save_chest, xrays, monkeypatch, device: str
+) -> None:
+    offer(monkeypatch, "cpu")
+    path = save_chest(xrays / "x.png")
+    result = run_cxrseg(path, "--model", model_file(), "--device", device)
+    assert (result.code, result.err) == (0, "")
+    assert " ms on CPUExecutionProvider -> " in result.out
+    assert json.loads((xrays / "x.json").read_text())["provider"] == "CPUExecutionProvider"
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, *devices: str) -> None:
+    """Have ONNX Runtime claim to offer these devices."""
     import onnxruntime
 
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    claimed = [PROVIDERS[device] for device in devices]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: claimed)
+
+
+def fail_on(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """Have ONNX Runtime raise an exception when it starts the device."""
+    import onnxruntime
+
+    create = onnxruntime.InferenceSession
+
+    def session(data: bytes, options: object, providers: list[str], **rest: object) -> object:
+        if PROVIDERS[device] in providers:
+            raise RuntimeError("driver too old\nand more")
+        return create(data, options, providers=providers, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+
+
+def test_unavailable_device_is_refused_with_the_available_ones(
+    run_cxrseg, model_file, save_chest, xrays, monkeypatch
+) -> None:
+    offer(monkeypatch, "cpu")
     path = save_chest(xrays / "x.png")
-    result = run_cxrseg(path, "--model", model_file(), "--device", "cuda")
-    assert result.code == 1 and "available here: auto, cpu" in result.err
+    for device in PROVIDERS.keys() - {"cpu"}:
+        result = run_cxrseg(path, "--model", model_file(), "--device", device)
+        assert (result.code, result.out, len(result.errors)) == (1, "", 1)
+        assert result.err.startswith(f"error: --device {device}: not available")
+        assert result.err.endswith("; available here: auto, cpu\n")
+    assert names(xrays) == ["x.png"]
+
+
+@pytest.mark.parametrize("how", ["does not start", "raises", "computes nothing"])
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_device_that_does_not_work_is_refused_unless_auto(
+    run_cxrseg, model_file, save_chest, xrays, monkeypatch, how: str
+) -> None:
+    import onnxruntime
+
+    if how == "computes nothing":
+        # A real provider that starts and takes no part of any such model.
+        idle = "AzureExecutionProvider"
+        if idle not in onnxruntime.get_available_providers():
+            pytest.skip("this ONNX Runtime lacks it")
+        if not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"):
+            pytest.skip("this ONNX Runtime does not tell who computes")
+        monkeypatch.setitem(PROVIDERS, "cuda", idle)
+    elif PROVIDERS["cuda"] in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    if how == "raises":
+        fail_on(monkeypatch, "cuda")
+    offer(monkeypatch, "cuda", "cpu")
+    path, model = save_chest(xrays / "x.png"), model_file()
+    named = run_cxrseg(path, "--model", model, "--device", "cuda")
+    assert (named.code, named.out, len(named.errors)) == (1, "", 1)
+    assert named.err.startswith("error: --device cuda: ONNX Runtime offers the device but could")
+    assert named.err.endswith("; available here: auto, cpu\n")
+    assert ("(driver too old)" in named.err) is (how == "raises")
+    assert names(xrays) == ["x.png"]
+    auto = run_cxrseg(path, "--model", model)
+    assert (auto.code, auto.err) == (0, "") and " on CPUExecutionProvider -> " in auto.out
+
+
+def test_corrupt_model_is_not_blamed_on_the_device(
+    run_cxrseg, save_chest, xrays, tmp_path, monkeypatch
+) -> None:
+    offer(monkeypatch, "cuda", "cpu")
+    fail_on(monkeypatch, "cuda")
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"garbage" * 30)
+    result = run_cxrseg(save_chest(xrays / "x.png"), "--model", bad, "--device", "cuda")
+    assert result.code == 1 and result.err.startswith(f"error: {bad}: is not a model")
 
 
 @pytest.mark.parametrize("below", ["", "sub"])
@@ -268,6 +352,9 @@ def run_python(code: str, *args: str, **options) -> subprocess.CompletedProcess[
     )
 
 
+MAIN = "from cxrseg.runtime.cli import main; main()"
+
+
 @pytest.mark.parametrize("flag", ["--version", "--help"])
 def test_version_and_help_load_nothing_heavy(flag: str) -> None:
     done = run_python(
@@ -280,6 +367,72 @@ def test_version_and_help_load_nothing_heavy(flag: str) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+UNUSED = {
+    "email",
+    "importlib.metadata",
+    "multiprocessing",
+    "secrets",
+    "ssl",
+    "tempfile",
+    "urllib.request",
+    "zipfile",
+}
+"""Modules that take long to import and that one PNG does not need."""
+
+if hasattr(Image, "_import_plugin_for_extension"):
+    # Older releases of Pillow always load their common formats, and subprocess with JPEG.
+    UNUSED |= {"PIL.GifImagePlugin", "PIL.JpegImagePlugin", "subprocess"}
+
+
+def test_one_png_loads_nothing_that_it_does_not_need(model, save_chest, xrays) -> None:
+    done = run_python(
+        "import sys\nbefore = set(sys.modules)\nfrom cxrseg.runtime.cli import main\n"
+        "try: main()\nexcept SystemExit as e: assert not e.code\n"
+        f"print(sorted({UNUSED!r} & (set(sys.modules) - before)))",
+        str(save_chest(xrays / "x.png")),
+        *model,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_what_the_images_need_is_imported_while_the_model_loads(model, save_chest, xrays) -> None:
+    # Neither the command nor the segmenter imports these before: the model waits for nothing.
+    done = run_python(
+        "import sys\nfrom cxrseg.runtime import batch, cli, segmenter\n"
+        "late = ['cv2', 'PIL', 'cxrseg.runtime.writers']\n"
+        "print([name for name in late if name in sys.modules])\n"
+        "load = segmenter.load_model\n"
+        "def wait(*args):\n"
+        "    import threading\n"
+        "    for t in threading.enumerate():\n"
+        "        if t.name == 'preload': t.join()\n"
+        "    print([name for name in late if name not in sys.modules])\n"
+        "    return load(*args)\n"
+        "segmenter.load_model = wait\n"
+        "cli.main()",
+        str(save_chest(xrays / "x.png")),
+        *model,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[:2] == ["[]", "[]"]
+
+
+def test_library_that_cannot_be_preloaded_is_told_where_it_is_used(
+    run_cxrseg, model, save_chest, xrays, monkeypatch
+) -> None:
+    monkeypatch.setattr(batch, "_PRELOADED", ("no_such_module",))
+    result = run_cxrseg(save_chest(xrays / "x.png"), *model)
+    assert (result.code, result.err) == (0, "")
+
+
+def test_version_is_that_of_the_package() -> None:
+    setup = ConfigParser()
+    setup.read(Path(__file__).parents[2] / "setup.cfg")
+    assert package_version() == setup["metadata"]["version"]
+    assert run_python(MAIN, "--version").stdout == f"cxrseg-run, version {package_version()}\n"
+
+
 def test_importing_the_package_loads_nothing_heavy() -> None:
     done = run_python(
         "import sys, cxrseg.runtime\n"
@@ -289,9 +442,6 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         "print('torch' in sys.modules, any(m.startswith('cxrseg.trainer') for m in sys.modules))"
     )
     assert done.stdout.splitlines() == ["[]", "False False"], done.stderr
-
-
-MAIN = "from cxrseg.runtime.cli import main; main()"
 
 
 def test_broken_pipe_is_quiet(model, save_chest, xrays) -> None:
