@@ -14,6 +14,7 @@ from cxrseg.export.cli import EXTRA
 from cxrseg.runtime.console import FAILED, OK, echo, require_extra
 
 if TYPE_CHECKING:
+    from cxrseg.export.compiling import Precision
     from cxrseg.trainer.checkpoint import Loaded
 
 PAPER_RATIO = 2.24
@@ -138,22 +139,24 @@ def measure(loaded: Loaded, keep: Path | None = None, stock: bool = False) -> Me
         CxrsegError: It cannot be exported, or a file not be written.
     """
     from cxrseg.benchmarks.latency import peak_bytes
-    from cxrseg.export.exporting import compile_model
-    from cxrseg.runtime.files import atomic_write
+    from cxrseg.export.compiling import compile_model
+    from cxrseg.export.writing import save, staged
 
-    def store(name: str, data: bytes) -> int:
+    def store(precision: Precision) -> int:
+        compiled = compile_model(loaded, precision)
         if keep is not None:
-            with atomic_write(keep / f"{name}.onnx") as beside:
-                beside.write_bytes(data)
-        return len(data)
+            with staged(keep / f"{precision}.onnx") as path:
+                save(compiled.graph, path)
+        return compiled.size
 
-    fp32 = store("fp32", compile_model(loaded, "fp32").data)
-    int8 = store("int8", compile_model(loaded, "int8").data)
+    fp32, int8 = store("fp32"), store("int8")
     peak = None if sys.platform == "win32" else peak_bytes()
     if stock and keep is not None:
         from cxrseg.benchmarks.stock import export_stock
+        from cxrseg.runtime.files import atomic_write
 
-        store("stock", export_stock(loaded))
+        with atomic_write(keep / "stock.onnx") as beside:
+            beside.write_bytes(export_stock(loaded))
     description = loaded.description
     name, size = description.architecture.name, description.preprocessing.size
     return Measured(name, size, fp32, int8, fp32 / int8, peak)

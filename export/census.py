@@ -31,23 +31,33 @@ class Census:
     fallen_back: tuple[str, ...]
 
 
-def optimized_graph(model: bytes) -> onnx.GraphProto:
-    """Return the graph that ONNX Runtime's CPU provider makes of a model."""
+def optimized_graph(model: bytes | Path) -> onnx.GraphProto:
+    """Return the graph that ONNX Runtime's CPU provider makes of a model, without its weights.
+
+    Args:
+        model: Path of an exported model, in whose folder there must be room for another of its
+            size for a moment; or its bytes where they are all of it.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    with tempfile.TemporaryDirectory() as folder:
+    # The graph comes as a file only; in one with its weights it may exceed what protobuf holds.
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_file_name", "optimized.data"
+    )
+    beside = model.parent if isinstance(model, Path) else None
+    with tempfile.TemporaryDirectory(dir=beside) as folder:
         path = Path(folder) / "optimized.onnx"
         options.optimized_model_filepath = str(path)
         onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        return onnx.load(path).graph
+        return onnx.load(path, load_external_data=False).graph
 
 
-def take_census(model: bytes, products: Sequence[str]) -> Census:
+def take_census(model: bytes | Path, products: Sequence[str]) -> Census:
     """Count operators and look up how each product that is meant to be integer is executed.
 
     Args:
-        model: Bytes of an exported model.
+        model: As in `optimized_graph`.
         products: Names of the nodes, from `cxrseg.export.graph.name_products`.
     """
     graph = optimized_graph(model)

@@ -40,7 +40,8 @@ EXTRA = ("torch", "segment_anything", "peft", "onnx", "onnxscript", "onnx_ir", "
     type=click.Choice(["int8", "fp32"]),
     default="int8",
     show_default=True,
-    help="fp32 is for comparison.",
+    help="fp32 is for comparison. Of a network too large for one file (vit_h) the weights go to "
+    "FILE.data beside it; cxrseg-run does not take those two.",
 )
 @click.option(
     "--verify-images",
@@ -94,7 +95,8 @@ def command(
     if precision == "fp32" and (keep_fp16 or weight_bits or profile == "gpu"):
         raise click.UsageError("--precision fp32 takes no --profile, --keep-fp16, --weight-bits")
     echo("cxrseg-export: loading ...", err=True)
-    from cxrseg.export.exporting import Precision, Profile, export, table
+    from cxrseg.export.compiling import Precision, Profile
+    from cxrseg.export.exporting import export, table
 
     output = output or checkpoint.with_suffix(".onnx")
     report = export(
@@ -110,7 +112,7 @@ def command(
     )
     for line in table(report).splitlines():
         click.echo(line)
-    echo(f"wrote {output}")
+    echo(f"wrote {' and '.join(map(str, report.files))}")
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

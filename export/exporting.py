@@ -1,38 +1,22 @@
-"""The export: merge, trace, fold, store, verify; then, and only then, a file."""
+"""The export: compile, write aside, verify; then, and only then, a file in its place."""
 
 from __future__ import annotations
 
 import copy
 import fnmatch
-import logging
 import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
-from onnx_ir.passes.common import (
-    ClearMetadataAndDocStringPass,
-    DeduplicateHashedInitializersPass,
-)
 
 from cxrseg.export.census import Census, take_census
-from cxrseg.export.graph import (
-    compute_fp16,
-    fold_biases,
-    fold_weights,
-    name_products,
-    shrink_constants,
-    store_fp16,
-)
-from cxrseg.export.merge import CONSTANT, Shipped, float_twin
+from cxrseg.export.compiling import Compiled, Precision, Profile, compile_model
 from cxrseg.export.verify import (
     Agreement,
     Run,
@@ -41,21 +25,13 @@ from cxrseg.export.verify import (
     saturates,
     synthetic_radiographs,
 )
-from cxrseg.runtime.card import METADATA_KEY, ModelCard
+from cxrseg.export.writing import digest, save, staged
 from cxrseg.runtime.errors import CxrsegError
-from cxrseg.runtime.files import atomic_write
 from cxrseg.runtime.readers import find_images, read
 from cxrseg.runtime.session import load_model
-from cxrseg.runtime.version import package_version
 from cxrseg.trainer.checkpoint import Loaded, load
-from cxrseg.trainer.quantization import attention_names, quantizable, set_weight_bits
+from cxrseg.trainer.quantization import set_weight_bits
 from cxrseg.trainer.sensitivity import Sensitivity, keep_float, units
-
-Profile = Literal["cpu", "gpu"]
-Precision = Literal["int8", "fp32"]
-
-OPSET = 20
-"""Integer activations of opset 21 do not load in ONNX Runtime."""
 
 ENOUGH = 0.999
 """Least share of pixels on which PyTorch and ONNX Runtime must agree, on average."""
@@ -72,9 +48,6 @@ ENOUGH_TRAINED_WORST = 0.98
 
 TRAINED = "ONNX Runtime, optimized : PyTorch as trained, fake-quantized"
 
-PARTS = {"matmul": (".scores", ".mix"), "qkv": (".q", ".k", ".v")}
-"""Last part of a unit's name -> the products in the graph that it consists of."""
-
 SYNTHETIC_IMAGES = 8
 
 
@@ -83,18 +56,18 @@ class Report:
     """What was exported, and the evidence that it is right.
 
     Attributes:
-        path: The file.
+        files: The file; where the model is too large for one, also the file with its weights.
         precision: Layer -> ``int8``, ``fp16``, ``fp32`` or ``constant``.
         sensitivity: Layer -> what its quantization alone does, where training measured it.
-        size: Bytes of the file.
+        size: Bytes of the files together.
         fp32_size: Bytes of the FP32 export of the same checkpoint.
         census: Operators of ONNX Runtime's optimized graph.
         agreements: What was compared -> agreement of masks.
         verified_on: Which images.
-        sha256: Hash of the file.
+        sha256: Hash of the files, one after the other.
     """
 
-    path: Path
+    files: tuple[Path, ...]
     precision: dict[str, str]
     sensitivity: dict[str, Sensitivity]
     size: int
@@ -103,6 +76,11 @@ class Report:
     agreements: dict[str, Agreement]
     verified_on: str
     sha256: str
+
+    @property
+    def path(self) -> Path:
+        """The ONNX file."""
+        return self.files[0]
 
     @property
     def ratio(self) -> float:
@@ -124,77 +102,6 @@ def matching(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
                 f"layers are called like {names[0]}" if names else "the model has none",
             )
     return [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
-
-
-def layer_precisions(loaded: Loaded, precision: Precision) -> dict[str, str]:
-    """Return layer -> precision, in the order of the network.
-
-    FP16 means stored in FP16 for profile ``cpu``, computed in FP16 for ``gpu``; ``constant`` that
-    the layer's result does not depend on the image and is stored in its place.
-    """
-    model = loaded.model
-    integer = units(model)
-    names = [*quantizable(model), *(f"{name}.matmul" for name in attention_names(model))]
-    precisions = {name: "int8" if name in integer else "fp16" for name in names}
-    precisions |= {name: "constant" for name in names if name.startswith(CONSTANT)}
-    if precision == "fp32":
-        return dict.fromkeys(precisions, "fp32")
-    return precisions
-
-
-def trace(network: Shipped) -> ir.Model:
-    """Trace a network for one gray image of its size into ONNX operators."""
-    size = network.image_size
-    example = torch.zeros(1, 1, size, size)
-    for name in ("torch.onnx", "onnxscript", "onnx_ir"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            network,
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["image"],
-            output_names=["logits"],
-            external_data=False,
-            verbose=False,
-        )
-    if program is None:
-        raise CxrsegError("torch.onnx.export", "gave no graph", "install torch 2.13")
-    return program.model
-
-
-def serialize(model: ir.Model, card: ModelCard) -> bytes:
-    """Return the file's bytes: each constant once, no traces of the tracer, the card inside."""
-    for value in model.graph.initializers.values():
-        if value.const_value is not None:  # the next pass hashes memory as it lies
-            array = np.asarray(value.const_value.numpy(), order="C")
-            value.const_value = ir.tensor(array, name=value.name)
-    DeduplicateHashedInitializersPass()(model)
-    ClearMetadataAndDocStringPass()(model)
-    model.graph.name = "cxrseg"
-    model.producer_name, model.producer_version = "cxrseg", card.version
-    model.metadata_props.clear()
-    model.metadata_props[METADATA_KEY] = card.to_json()
-    proto = ir.to_proto(model)
-    del proto.graph.value_info[:]
-    return bytes(proto.SerializeToString())
-
-
-def model_card(loaded: Loaded, precisions: dict[str, str], license_note: str) -> ModelCard:
-    """Return the card of an export."""
-    description = loaded.description
-    return ModelCard(
-        name=f"cxrseg-{description.architecture.name}",
-        version=package_version(),
-        labels=description.labels,
-        preprocessing=description.preprocessing,
-        precision=precisions,
-        checkpoint_sha256=loaded.sha256,
-        metrics=description.metrics,
-        license=license_note,
-    )
 
 
 def torch_runner(network: torch.nn.Module) -> Run:
@@ -250,57 +157,6 @@ def require_exact(loaded: Loaded, weight_bits: int | None) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """A model file that is not written yet.
-
-    Attributes:
-        network: What it computes, in PyTorch.
-        data: Bytes of the file.
-        products: Names of the nodes that are meant to run in integers.
-        card: The model card inside.
-    """
-
-    network: Shipped
-    data: bytes
-    products: tuple[str, ...]
-    card: ModelCard
-
-
-def compile_model(
-    loaded: Loaded, precision: Precision, profile: Profile = "cpu", license_note: str = ""
-) -> Compiled:
-    """Merge, trace, fold and store.
-
-    Args:
-        loaded: A network; calibrated for ``int8``.
-        precision: ``int8``, or ``fp32`` for comparison.
-        profile: ``gpu`` computes in FP16 what is not INT8.
-        license_note: Terms of the weights, for the model card.
-
-    Raises:
-        CxrsegError: The traced graph is not what it promises.
-    """
-    precisions = layer_precisions(loaded, precision)
-    card = model_card(loaded, precisions, license_note)
-    if precision == "fp32":
-        network = float_twin(loaded.model)
-        model = trace(network)
-        shrink_constants(model)
-        return Compiled(network, serialize(model, card), (), card)
-    network = Shipped(loaded.model)
-    model = trace(network)
-    products = name_products(model)
-    check_products(products, precisions)
-    fold_weights(model)
-    shrink_constants(model)
-    fold_biases(model)
-    if profile == "gpu":
-        compute_fp16(model)
-    store_fp16(model)
-    return Compiled(network, serialize(model, card), tuple(products), card)
-
-
 def export(
     checkpoint: Path,
     output: Path,
@@ -312,7 +168,10 @@ def export(
     license_note: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Export a checkpoint to one verified ONNX file.
+    """Export a checkpoint to a verified ONNX file.
+
+    Of a model too large for one file, which in INT8 none is, the weights go to a second file,
+    called like the first with ``.data`` appended.
 
     Args:
         checkpoint: A ``model.ckpt``; of stage 2 for ``int8``.
@@ -336,43 +195,33 @@ def export(
     if precision == "int8":
         require_quantized(loaded, checkpoint)
         require_exact(loaded, weight_bits)
-    trained = copy.deepcopy(loaded.model)
+    trained = copy.deepcopy(loaded.model) if precision == "int8" else None
     keep_float(loaded.model, matching(keep_fp16, list(units(loaded.model))))
     if weight_bits is not None:
         set_weight_bits(loaded.model, weight_bits)
     say("tracing the FP32 network")
-    reference = compile_model(loaded, "fp32", profile, license_note)
-    if precision == "fp32":
-        compiled = reference
-    else:
+    compiled = compile_model(loaded, "fp32", profile, license_note)
+    fp32_size = compiled.size
+    if precision == "int8":
         say("tracing the INT8 network")
         compiled = compile_model(loaded, "int8", profile, license_note)
-    data, card = compiled.data, compiled.card
-    onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
 
-    say("verifying")
-    census = take_census(data, compiled.products)
-    shipped = torch_runner(compiled.network)
-    runners = {
-        "ONNX Runtime, optimized : the same network in PyTorch": (onnx_runner(data, True), shipped),
-        "ONNX Runtime, unoptimized : the same": (onnx_runner(data, False), shipped),
-    }
-    if precision == "int8":
-        runners[TRAINED] = (onnx_runner(data, True), torch_runner(trained))
-    agreements = {
-        name: compare(first, second, radiographs, card.preprocessing, card.labels)
-        for name, (first, second) in runners.items()
-    }
-    check(output, census, agreements, profile)
-    with atomic_write(output) as beside:
-        beside.write_bytes(data)
-        sha256 = load_model(beside, "cpu").sha256
+    with staged(output) as path:
+        files = save(compiled.graph, path)
+        say("verifying")
+        onnx.checker.check_model(path, full_check=True)
+        census = take_census(path, compiled.products)
+        agreements = agreements_of(path, compiled, trained, radiographs)
+        check(output, census, agreements, profile)
+        if precision == "int8" or len(files) == 1:  # the runtime takes no model of two files
+            load_model(path, "cpu")
+        size, sha256 = sum(file.stat().st_size for file in files), digest(files)
     return Report(
-        output,
-        card.precision,
+        tuple(output.with_name(file.name) for file in files),
+        compiled.card.precision,
         loaded.description.sensitivity,
-        len(data),
-        len(reference.data),
+        size,
+        size if precision == "fp32" else fp32_size,
         census,
         agreements,
         verified_on,
@@ -380,30 +229,36 @@ def export(
     )
 
 
-def promised_products(precisions: dict[str, str]) -> list[str]:
-    """Return the products in the graph that the layers called INT8 consist of."""
-    return [
-        f"{name}{part}"
-        for name, precision in precisions.items()
-        if precision == "int8"
-        for part in PARTS.get(name.rpartition(".")[2], ("",))
-    ]
+def agreements_of(
+    path: Path,
+    compiled: Compiled,
+    trained: torch.nn.Module | None,
+    radiographs: Sequence[NDArray[np.float32]],
+) -> dict[str, Agreement]:
+    """Compare the masks of a written model with those of PyTorch, one pair after the other.
 
+    Args:
+        path: The ONNX file.
+        compiled: What was written there.
+        trained: The network as it was trained; None where it is the same as the compiled one.
+        radiographs: float32 [H, W] images.
 
-def check_products(products: Sequence[str], precisions: dict[str, str]) -> None:
-    """Compare the traced graph with the layers that are called INT8.
-
-    Raises:
-        CxrsegError: A layer is missing, or one of another precision is there.
+    Returns:
+        What was compared -> agreement.
     """
-    missing = set(products) ^ set(promised_products(precisions))
-    if missing:
-        names = ", ".join(sorted(missing)[:3])
-        raise CxrsegError(
-            "torch.onnx.export",
-            f"the traced graph lacks integer layers or has others ({names})",
-            "install the torch and onnxscript of cxrseg's requirements",
-        )
+    card = compiled.card
+
+    def agreement(optimized: bool, network: torch.nn.Module) -> Agreement:
+        runner = onnx_runner(path, optimized)
+        return compare(runner, torch_runner(network), radiographs, card.preprocessing, card.labels)
+
+    found = {
+        "ONNX Runtime, optimized : the same network in PyTorch": agreement(True, compiled.network),
+        "ONNX Runtime, unoptimized : the same": agreement(False, compiled.network),
+    }
+    if trained is not None:
+        found[TRAINED] = agreement(True, trained)
+    return found
 
 
 def check(output: Path, census: Census, agreements: dict[str, Agreement], profile: Profile) -> None:
@@ -460,7 +315,9 @@ def table(report: Report) -> str:
             f"agreement   {agreement.mean:.6f} of pixels, "
             f"worst image {agreement.worst:.6f} ({name})"
         )
-    lines += [f"verified    on {report.verified_on}", f"sha256      {report.sha256}"]
+    of = " of " + " followed by ".join(path.name for path in report.files)
+    sha256 = report.sha256 + (of if len(report.files) > 1 else "")
+    lines += [f"verified    on {report.verified_on}", f"sha256      {sha256}"]
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -106,8 +107,13 @@ def saturates(limit: int = 127) -> bool:
     return bool((session.run(None, {"x": x})[0] != depth * 255 * limit).any())
 
 
-def onnx_runner(model: bytes, optimized: bool) -> Run:
-    """Return a function that runs a model on the CPU, with or without graph optimization."""
+def onnx_runner(model: bytes | Path, optimized: bool) -> Run:
+    """Return a function that runs a model on the CPU, with or without graph optimization.
+
+    Args:
+        model: Path of an exported model, or its bytes where they are all of it.
+        optimized: Whether ONNX Runtime optimizes the graph.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     level = onnxruntime.GraphOptimizationLevel

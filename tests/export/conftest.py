@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from cxrseg.export import exporting
+from cxrseg.export import compiling, exporting
 from cxrseg.export.exporting import Report
 from cxrseg.export.merge import Shipped
 from cxrseg.trainer.quantization import QuantizedWeight
@@ -24,7 +24,7 @@ def export(fine_run: Path, phantom_data: Path) -> Iterator[Export]:
     A network is traced once, which takes most of the time of an export.
     """
     traced: dict[tuple[bool, int], bytes] = {}
-    trace = exporting.trace
+    trace = compiling.trace
 
     def trace_once(network: Shipped) -> ir.Model:
         integer = any(isinstance(m, QuantizedWeight) for m in network.modules())
@@ -41,7 +41,7 @@ def export(fine_run: Path, phantom_data: Path) -> Iterator[Export]:
         return exporting.export(checkpoint, output, **options)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "trace", trace_once)
+        patch.setattr(compiling, "trace", trace_once)
         yield run
 
 

@@ -10,14 +10,16 @@ import cv2
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from cxrseg.export import exporting
+from cxrseg.export import compiling, exporting, writing
 from cxrseg.export.census import INTEGER_OPS, take_census
-from cxrseg.export.exporting import Report, promised_products, table
+from cxrseg.export.compiling import promised_products
+from cxrseg.export.exporting import Report, table
 from cxrseg.export.graph import fold_weights
 from cxrseg.export.merge import Shipped, float_twin
 from cxrseg.export.verify import (
@@ -255,7 +257,7 @@ class TestRefusals:
     def test_a_layer_in_float_leaves_no_file(
         self, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(exporting, "fold_biases", lambda model: 0)
+        monkeypatch.setattr(compiling, "fold_biases", lambda model: 0)
         with pytest.raises(CxrsegError, match=r"not written: \d+ layers would run in float"):
             export(tmp_path / "m.onnx")
         assert not list(tmp_path.iterdir())
@@ -272,7 +274,7 @@ class TestRefusals:
             value.const_value = ir.tensor(-array[:, ::-1].copy(), name=name)
             return count
 
-        monkeypatch.setattr(exporting, "fold_weights", damage)
+        monkeypatch.setattr(compiling, "fold_weights", damage)
         with pytest.raises(CxrsegError, match="masks agree on"):
             export(tmp_path / "m.onnx")
 
@@ -374,6 +376,49 @@ class TestSelection:
                 f"{each.sqnr:.1f}",
                 f"{each.dice_loss:.5f}",
             ]
+
+
+class TestTwoFiles:
+    """What is too large for one file: a model above the limit, which is lowered here."""
+
+    @pytest.fixture
+    def two(self, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Report:
+        monkeypatch.setattr(writing, "ONE_FILE", 100_000)
+        return export(tmp_path / "m.onnx", precision="fp32")
+
+    def test_same_logits(self, two: Report, fp32: Report, batch: NDArray[np.float32]) -> None:
+        assert [path.name for path in two.files] == ["m.onnx", "m.onnx.data"]
+        assert sorted(two.path.parent.iterdir()) == sorted(two.files)
+        assert two.size == sum(path.stat().st_size for path in two.files)
+        assert two.path.stat().st_size < 200_000 + fp32.size // 10
+        session = onnxruntime.InferenceSession(two.path)
+        logits = session.run(None, {"image": batch})[0][0]
+        np.testing.assert_allclose(logits, logits_of(fp32.path, batch), atol=1e-5)
+
+    def test_refers_to_its_neighbor_alone(self, two: Report) -> None:
+        model = onnx.load(two.path, load_external_data=False)
+        places = {
+            e.value for t in model.graph.initializer for e in t.external_data if e.key == "location"
+        }
+        assert places == {"m.onnx.data"}
+
+    def test_is_not_for_the_runtime(self, two: Report) -> None:
+        with pytest.raises(CxrsegError, match=r"m\.onnx: is not a model that ONNX"):
+            Segmenter(two.path, "cpu")
+
+    def test_a_failure_leaves_neither(
+        self, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(writing, "ONE_FILE", 100_000)
+        monkeypatch.setattr(exporting, "ENOUGH", 1.1)
+        with pytest.raises(CxrsegError, match="masks agree on"):
+            export(tmp_path / "m.onnx", precision="fp32")
+        assert not list(tmp_path.iterdir())
+
+    def test_size_is_known_before(self, fp32: Report, int8: Report) -> None:
+        for report in (fp32, int8):
+            model = ir.load(report.path)
+            assert abs(writing.serialized_size(model) - report.size) <= 4096
 
 
 class TestCensus:
