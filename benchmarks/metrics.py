@@ -49,12 +49,25 @@ def iou(prediction: Mask, truth: Mask) -> float:
     return both / (total - both) if total else 1.0
 
 
-def _overlap(prediction: Mask, truth: Mask) -> tuple[int, int]:
-    """Return |A and B| and |A| + |B|."""
+def check_masks(prediction: Mask, truth: Mask) -> None:
+    """Refuse two masks that cannot be compared.
+
+    Args:
+        prediction: bool [H, W].
+        truth: bool [H, W].
+
+    Raises:
+        ValueError: The shapes differ, or a mask is not boolean.
+    """
     if prediction.shape != truth.shape:
         raise ValueError(f"masks of shapes {prediction.shape} and {truth.shape}")
     if prediction.dtype != np.bool_ or truth.dtype != np.bool_:
         raise ValueError(f"masks of types {prediction.dtype} and {truth.dtype}, not bool")
+
+
+def _overlap(prediction: Mask, truth: Mask) -> tuple[int, int]:
+    """Return |A and B| and |A| + |B|."""
+    check_masks(prediction, truth)
     both = int(np.count_nonzero(prediction & truth))
     return both, int(np.count_nonzero(prediction)) + int(np.count_nonzero(truth))
 
