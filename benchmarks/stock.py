@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from cxrseg.trainer.checkpoint import Loaded, float_state
-from cxrseg.trainer.sam import build_sam
+from cxrseg.trainer.sam import ARCHITECTURES, build_sam, resize_positions
 
 
 class Stock(nn.Module):
-    """segment_anything's encoder and decoder with the weights of a network of ours.
+    """segment_anything's encoder and decoder, as published, with the weights of a network of ours.
 
     Args:
         loaded: The network; loses its quantizers and adapters.
@@ -22,13 +22,14 @@ class Stock(nn.Module):
     def __init__(self, loaded: Loaded) -> None:
         super().__init__()
         model, size = loaded.model, loaded.description.preprocessing.size
-        self.sam: Any = build_sam(model.architecture, size).eval()
+        # Attention windows as published, also where ours does without.
+        self.sam: Any = build_sam(ARCHITECTURES[model.architecture.name], size).eval()
         state = {
             name.replace("patch_embed.proj.proj", "patch_embed.proj"): value
             for name, value in float_state(model).items()
         }
         # Its own normalization is not in our weights.
-        self.sam.load_state_dict(state, strict=False)
+        self.sam.load_state_dict(resize_positions(state, self.sam), strict=False)
         self.channels = len(model.labels)
         box = torch.tensor([[0.0, 0.0, size, size]])
         prompt: Any = self.sam.prompt_encoder

@@ -100,7 +100,9 @@ class Windows:
             x = x.permute(0, 2, 3, 1) if keys_last else x.transpose(1, 2)
         else:
             x = x.reshape(batch, count, window, count, window, heads, dim)
-            x = x.permute((0, 1, 3, 5, 6, 2, 4) if keys_last else (0, 1, 3, 5, 2, 4, 6))
+            x = x.permute(0, 1, 3, 5, 2, 4, 6)
+            if keys_last:  # in two steps: ONNX Runtime moves rows at once, but no single elements
+                x = x.reshape(-1, tokens, dim).transpose(1, 2)
         return x.reshape((-1, dim, tokens) if keys_last else (-1, tokens, dim))
 
     def join(self, x: Tensor) -> Tensor:
@@ -187,9 +189,8 @@ def encode(encoder: Any, image: Tensor, checkpointing: bool = False) -> Tensor:
     side = size // PATCH
     patches = image.reshape(batch, side, PATCH, side, PATCH).transpose(2, 3)
     x = apply_linear(encoder.patch_embed, patches.reshape(-1, PATCH * PATCH))
-    x = (x.reshape(batch, side * side, -1) + encoder.pos_embed.reshape(1, side * side, -1)).reshape(
-        batch * side * side, -1
-    )
+    x = x.reshape(batch, side, side, -1) + encoder.pos_embed
+    x = x.reshape(batch * side * side, -1)
     for block in encoder.blocks:
         if checkpointing:
             x = checkpoint(encoder_block, block, x, batch, side, use_reentrant=False)
