@@ -465,7 +465,7 @@ def command(
     """
     require_extra("cxrseg-bench agreement", "export", EXTRA)
     from cxrseg.benchmarks.record import check_output, command_line, environment, now, write_record
-    from cxrseg.export.exporting import torch_runner
+    from cxrseg.export.verify import torch_runner
     from cxrseg.runtime.preprocess import preprocess
     from cxrseg.runtime.readers import read
     from cxrseg.runtime.session import default_threads

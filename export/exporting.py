@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,13 +18,13 @@ from cxrseg.export.census import Census, take_census
 from cxrseg.export.compiling import Compiled, Precision, Profile, compile_model
 from cxrseg.export.verify import (
     Agreement,
-    Run,
     compare,
     onnx_runner,
     saturates,
     synthetic_radiographs,
+    torch_runner,
 )
-from cxrseg.export.writing import digest, save, staged
+from cxrseg.export.writing import digest, require_folder, save, staged
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.readers import find_images, read
 from cxrseg.runtime.session import load_model
@@ -104,16 +103,6 @@ def matching(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
     return [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
 
 
-def torch_runner(network: torch.nn.Module) -> Run:
-    """Return a function that runs a network in PyTorch."""
-
-    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.no_grad():
-            return np.asarray(network(torch.from_numpy(batch))[0].numpy(), dtype=np.float32)
-
-    return run
-
-
 def verification_images(folder: Path | None) -> tuple[list[NDArray[np.float32]], str]:
     """Return radiographs to verify on, at most 32, and what they are.
 
@@ -187,9 +176,7 @@ def export(
     Raises:
         CxrsegError: The checkpoint is unusable, or the verification failed; no file is written.
     """
-    folder = output.resolve().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise CxrsegError(folder, "no folder that can be written to", "choose another -o")
+    require_folder(output)
     radiographs, verified_on = verification_images(verify_images)
     loaded = load(checkpoint)
     if precision == "int8":

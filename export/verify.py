@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnxruntime
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -122,6 +123,16 @@ def onnx_runner(model: bytes | Path, optimized: bool) -> Run:
 
     def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(session.run(None, {"image": batch})[0][0], dtype=np.float32)
+
+    return run
+
+
+def torch_runner(network: torch.nn.Module) -> Run:
+    """Return a function that runs a network in PyTorch."""
+
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            return np.asarray(network(torch.from_numpy(batch))[0].numpy(), dtype=np.float32)
 
     return run
 

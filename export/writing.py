@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -62,6 +63,17 @@ def save(model: ir.Model, path: Path) -> tuple[Path, ...]:
     data = path.with_name(path.name + DATA_SUFFIX)
     ir.save(model, path, external_data=data.name)
     return path, data
+
+
+def require_folder(output: Path) -> None:
+    """Check, before long work, that a file can be written there.
+
+    Raises:
+        CxrsegError: Its folder is missing or read-only.
+    """
+    folder = output.resolve().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise CxrsegError(folder, "no folder that can be written to", "choose another -o")
 
 
 @contextmanager
