@@ -12,6 +12,8 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
+from cxrseg.runtime.session import IDLE_OPTIMIZERS
+
 INTEGER_OPS = ("QGemm", "QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger")
 """Operators of ONNX Runtime that multiply in integers."""
 
@@ -49,7 +51,12 @@ def optimized_graph(model: bytes | Path) -> onnx.GraphProto:
     with tempfile.TemporaryDirectory(dir=beside) as folder:
         path = Path(folder) / "optimized.onnx"
         options.optimized_model_filepath = str(path)
-        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(
+            model,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=list(IDLE_OPTIMIZERS),
+        )
         return onnx.load(path, load_external_data=False).graph
 
 

@@ -152,7 +152,7 @@ def shrink_constants(model: ir.Model) -> int:
 def fold_biases(model: ir.Model) -> int:
     """Turn float biases of integer Gemm and Conv into int32 with scale x_scale * w_scale.
 
-    ONNX Runtime runs the node in integers only with such a bias.
+    ONNX Runtime runs the node in integers only with such a bias; where there is none it is zero.
 
     Returns:
         Number of biases.
@@ -162,16 +162,24 @@ def fold_biases(model: ir.Model) -> int:
     """
     graph, count = model.graph, 0
     for node in list(graph):
-        if node.op_type not in ("Gemm", "Conv") or len(node.inputs) < 3:
+        if node.op_type not in ("Gemm", "Conv"):
             continue
-        bias, scales = constant(node.inputs[2]), []
+        scales = []
         for operand in node.inputs[:2]:
             source = operand.producer() if operand is not None else None
             if source is not None and source.op_type == "DequantizeLinear":
                 scales.append(constant(source.inputs[1]))
-        if bias is None or len(scales) != 2 or scales[0] is None or scales[1] is None:
+        if len(scales) != 2 or scales[0] is None or scales[1] is None:
             continue
         scale = np.multiply(scales[0], scales[1], dtype=np.float32).reshape(-1)
+        if len(node.inputs) < 3:
+            node.resize_inputs(3)
+            node.replace_input_with(
+                2, _initializer(graph, f"{node.name}.bias", np.zeros(scale.shape, np.float32))
+            )
+        bias = constant(node.inputs[2])
+        if bias is None:
+            continue
         steps = np.rint(bias.astype(np.float64) / scale.astype(np.float64))
         name = str(node.inputs[2].name).replace(".layer.", ".")  # type: ignore[union-attr]
         if np.abs(steps).max() > np.iinfo(np.int32).max:

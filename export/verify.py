@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from cxrseg.runtime.labels import PROTOCOLS, label_named
 from cxrseg.runtime.postprocess import enlarge, label_mask
 from cxrseg.runtime.preprocess import Preprocessing, preprocess
+from cxrseg.runtime.session import IDLE_OPTIMIZERS
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """float32 [1, 1, S, S] -> logits float32 [C, S / 4, S / 4]."""
@@ -119,7 +120,12 @@ def onnx_runner(model: bytes | Path, optimized: bool) -> Run:
     options.log_severity_level = 3
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model,
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=list(IDLE_OPTIMIZERS),
+    )
 
     def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(session.run(None, {"image": batch})[0][0], dtype=np.float32)

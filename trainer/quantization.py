@@ -203,8 +203,7 @@ class QuantizedConv2d(QuantizedWeight):
         """Convolve x [B, in, H, W]."""
         layer = self.layer
         weight = self.rounded(layer.weight)
-        bias = layer.weight.new_zeros(weight.shape[0]) if layer.bias is None else layer.bias
-        out = F.conv2d(self.input(x), weight, bias, layer.stride, layer.padding)
+        out = F.conv2d(self.input(x), weight, layer.bias, layer.stride, layer.padding)
         return torch.as_tensor(self.output(out))
 
 
