@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cxrseg.export.verify import Run
+    from cxrseg.export.compare import Run
     from cxrseg.runtime.card import ModelCard
     from cxrseg.runtime.session import LoadedModel
     from cxrseg.trainer.checkpoint import Loaded
@@ -113,17 +113,6 @@ class Speed:
     ratio: float
     cores: float
     samples: tuple[float, ...]
-
-
-def limits() -> tuple[float, float]:
-    """Return the least share of equal pixels on average, and in the worst image.
-
-    They are those of the export.
-    """
-    # Its module imports torch.
-    from cxrseg.export import exporting
-
-    return exporting.ENOUGH, exporting.ENOUGH_WORST
 
 
 def open_devices(
@@ -250,7 +239,7 @@ def compare_all(
     Raises:
         CxrsegError: An image cannot be read or a runner fails.
     """
-    from cxrseg.export.verify import compare
+    from cxrseg.export.compare import compare
     from cxrseg.runtime.readers import read
 
     shares: dict[str, list[tuple[str, float]]] = {name: [] for name in runners}
@@ -368,7 +357,8 @@ def complaints(
         pairs: The agreements.
         placements: Provider -> what `placement` counted for it.
     """
-    enough, enough_worst = limits()
+    from cxrseg.export.compare import ENOUGH, ENOUGH_WORST
+
     found = []
     for provider, nodes in placements.items():
         if not nodes.get(provider):
@@ -376,10 +366,10 @@ def complaints(
             found.append(CxrsegError(provider, cause, "install its driver and libraries"))
     for each in pairs:
         name = f"{each.first} : {each.second}"
-        if each.mean < enough or each.worst < enough_worst:
+        if each.mean < ENOUGH or each.worst < ENOUGH_WORST:
             cause = (
                 f"masks agree on {each.mean:.6f} of the pixels, {each.worst:.6f} in the worst "
-                f"image ({each.worst_image}); needed are {enough} and {enough_worst}"
+                f"image ({each.worst_image}); needed are {ENOUGH} and {ENOUGH_WORST}"
             )
             found.append(CxrsegError(name, cause))
         if 2 * each.with_lungs < len(each.shares):
@@ -463,9 +453,9 @@ def command(
       cxrseg-bench agreement model.onnx --images pairs.csv --split val --limit 20 \\
           --where source=shenzhen --checkpoint model.ckpt
     """
-    require_extra("cxrseg-bench agreement", "export", EXTRA)
+    if checkpoint is not None:
+        require_extra("cxrseg-bench agreement", "export", EXTRA)
     from cxrseg.benchmarks.record import check_output, command_line, environment, now, write_record
-    from cxrseg.export.verify import torch_runner
     from cxrseg.runtime.preprocess import preprocess
     from cxrseg.runtime.readers import read
     from cxrseg.runtime.session import default_threads
@@ -493,6 +483,8 @@ def command(
     }
     trained = None
     if checkpoint is not None:
+        from cxrseg.export.runners import torch_runner
+
         trained = open_checkpoint(checkpoint, reference.card)
         runners[TORCH] = torch_runner(trained.model)
         if trained.sha256 != reference.card.checkpoint_sha256:
@@ -518,7 +510,8 @@ def command(
         fail(error)
     passed = not wrong and not failed
     if output is not None:
-        enough, enough_worst = limits()
+        from cxrseg.export.compare import ENOUGH, ENOUGH_WORST
+
         facts = environment()
         if trained is not None:
             import torch
@@ -546,7 +539,7 @@ def command(
                 "threads": threads,
                 "runs": RUNS,
                 "warmup": WARMUP,
-                "limits": {"mean": enough, "worst": enough_worst},
+                "limits": {"mean": ENOUGH, "worst": ENOUGH_WORST},
             },
             "seed": SEED,
             "data": data,

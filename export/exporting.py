@@ -15,15 +15,17 @@ import torch
 from numpy.typing import NDArray
 
 from cxrseg.export.census import Census, take_census
-from cxrseg.export.compiling import Compiled, Precision, Profile, compile_model
-from cxrseg.export.verify import (
+from cxrseg.export.compare import (
+    ENOUGH,
+    ENOUGH_TRAINED,
+    ENOUGH_TRAINED_WORST,
+    ENOUGH_WORST,
     Agreement,
     compare,
-    onnx_runner,
-    saturates,
     synthetic_radiographs,
-    torch_runner,
 )
+from cxrseg.export.compiling import Compiled, Precision, Profile, compile_model
+from cxrseg.export.runners import onnx_runner, saturates, torch_runner
 from cxrseg.export.writing import digest, require_folder, save, staged
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.readers import find_images, read
@@ -31,19 +33,6 @@ from cxrseg.runtime.session import load_model
 from cxrseg.trainer.checkpoint import Loaded, load
 from cxrseg.trainer.quantization import set_weight_bits
 from cxrseg.trainer.sensitivity import Sensitivity, keep_float, units
-
-ENOUGH = 0.999
-"""Least share of pixels on which PyTorch and ONNX Runtime must agree, on average."""
-
-ENOUGH_WORST = 0.995
-"""The same for the worst image."""
-
-ENOUGH_TRAINED = 0.995
-"""Least share on average where a few activations may move over a rounding step: against the network
-as it was trained, before biases became int32 and the rest FP16, and for FP16 computation."""
-
-ENOUGH_TRAINED_WORST = 0.98
-"""The same for the worst image."""
 
 TRAINED = "ONNX Runtime, optimized : PyTorch as trained, fake-quantized"
 

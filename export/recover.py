@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cxrseg.export.compare import ENOUGH_TRAINED, Agreement, compare
 from cxrseg.export.graph import constant
 from cxrseg.export.merge import CONSTANT
-from cxrseg.export.verify import Agreement, compare, onnx_runner, torch_runner
+from cxrseg.export.runners import onnx_runner, torch_runner
 from cxrseg.runtime.card import ModelCard
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.session import load_model
@@ -29,9 +30,6 @@ from cxrseg.trainer.layers import GrayPatchEmbed
 from cxrseg.trainer.lungsam import LungSAM
 from cxrseg.trainer.quantization import quantizable
 from cxrseg.trainer.sam import ARCHITECTURES, PIXEL_MEAN, PIXEL_STD
-
-ENOUGH = 0.995
-"""Least share of pixels on which the recovered network must agree with the file, on average."""
 
 USE = "use a file that cxrseg-export wrote with all layers in INT8"
 
@@ -66,7 +64,7 @@ def recover(
     say("comparing masks")
     runners = torch_runner(network), onnx_runner(model, True)
     found = compare(*runners, radiographs, card.preprocessing, card.labels)
-    if found.mean < ENOUGH or 2 * found.with_lungs < found.images:
+    if found.mean < ENOUGH_TRAINED or 2 * found.with_lungs < found.images:
         raise CxrsegError(
             model,
             f"its masks cannot be reproduced (they agree on {found.mean:.4f} of the pixels; "

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from cxrseg.benchmarks import agreement
 from cxrseg.benchmarks.agreement import Pair, compare_all, complaints, placement, provider_runner
-from cxrseg.export import exporting
+from cxrseg.export import compare, exporting
 from cxrseg.runtime import session as runtime_session
 from cxrseg.runtime.devices import PROVIDERS
 from cxrseg.runtime.errors import CxrsegError
@@ -150,7 +150,7 @@ def test_with_a_checkpoint(
     assert pair["worst"] == min(shares.values()) == shares[pair["worst_image"]]
     assert pair["mean"] == pytest.approx(sum(shares.values()) / 4, abs=1e-6)
 
-    enough = pair["mean"] >= exporting.ENOUGH and pair["worst"] >= exporting.ENOUGH_WORST
+    enough = pair["mean"] >= compare.ENOUGH and pair["worst"] >= compare.ENOUGH_WORST
     assert result.code == (0 if enough else 1)
     assert "warning" not in result.err
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
@@ -162,7 +162,7 @@ def test_with_a_checkpoint(
         "threads": 1,
         "runs": 3,
         "warmup": 1,
-        "limits": {"mean": exporting.ENOUGH, "worst": exporting.ENOUGH_WORST},
+        "limits": {"mean": compare.ENOUGH, "worst": compare.ENOUGH_WORST},
     }
     assert {"command", "date", "versions", "machine", "seed", "failed", "passed"} <= set(record)
     assert "torch" in record["versions"]
@@ -244,7 +244,7 @@ def test_a_limit_that_is_not_met(
     limit: str,
 ) -> None:
     twin()
-    monkeypatch.setattr(exporting, limit, 1.1)
+    monkeypatch.setattr(compare, limit, 1.1)
     output = tmp_path / "agreement.json"
     result = bench("agreement", model, "--images", data, "-o", output)
     assert result.code == 1
@@ -253,7 +253,7 @@ def test_a_limit_that_is_not_met(
 
 
 def test_limits_on_both_sides() -> None:
-    enough, worst = agreement.limits()
+    enough, worst = compare.ENOUGH, compare.ENOUGH_WORST
     at_limit = Pair("a", "b", (("x", 1.0), ("y", worst), *((str(n), 1.0) for n in range(8))), 10)
     assert at_limit.mean >= enough
     assert complaints([at_limit], {}) == []

@@ -18,17 +18,12 @@ from onnx import TensorProto, numpy_helper
 
 from cxrseg.export import compiling, exporting, writing
 from cxrseg.export.census import INTEGER_OPS, take_census
+from cxrseg.export.compare import Agreement, compare, synthetic_radiographs
 from cxrseg.export.compiling import promised_products
 from cxrseg.export.exporting import Report, table
 from cxrseg.export.graph import fold_weights
 from cxrseg.export.merge import Shipped, float_twin
-from cxrseg.export.verify import (
-    Agreement,
-    compare,
-    onnx_runner,
-    saturates,
-    synthetic_radiographs,
-)
+from cxrseg.export.runners import onnx_runner, saturates
 from cxrseg.runtime.card import METADATA_KEY, ModelCard
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.preprocess import Preprocessing

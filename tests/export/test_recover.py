@@ -13,9 +13,10 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 
 from cxrseg.export.cli import recover_command
+from cxrseg.export.compare import compare
 from cxrseg.export.exporting import Report, verification_images
 from cxrseg.export.recover import frequencies, recover
-from cxrseg.export.verify import compare, onnx_runner, torch_runner
+from cxrseg.export.runners import onnx_runner, torch_runner
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.models import default_model
 from cxrseg.trainer.checkpoint import load
