@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cxrseg.runtime.errors import CxrsegError
+    from cxrseg.runtime.flags import Flag
     from cxrseg.runtime.radiograph import Radiograph, Spacing
     from cxrseg.runtime.readers import find_images, read
-    from cxrseg.runtime.segmentation import Flag, Segmentation
+    from cxrseg.runtime.segmentation import Segmentation
     from cxrseg.runtime.segmenter import Segmenter
     from cxrseg.runtime.writers import write
 
@@ -36,7 +37,7 @@ __all__ = [
 
 _HOMES = {
     "CxrsegError": "errors",
-    "Flag": "segmentation",
+    "Flag": "flags",
     "Radiograph": "radiograph",
     "Segmentation": "segmentation",
     "Segmenter": "segmenter",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.outputs import LUNGS, OVERLAY, Outputs
-from cxrseg.runtime.readers import find_images, read
+from cxrseg.runtime.readers import read, scan
 
 if TYPE_CHECKING:
     from cxrseg.runtime.segmentation import Segmentation
@@ -34,7 +34,21 @@ class Done:
 # holds Python's lock for long, and by then the model's file has been read.
 _PRELOADED = ("numpy.ma", "cxrseg.runtime.readers.raster", "cxrseg.runtime.writers")
 
-Job = Path | CxrsegError
+
+@dataclass(frozen=True)
+class Task:
+    """An image to do.
+
+    Attributes:
+        source: The image.
+        folder: Folder for its outputs, made if needed; None = beside the image.
+    """
+
+    source: Path
+    folder: Path | None = None
+
+
+Job = Task | CxrsegError
 """An image to do, or why an input cannot be done."""
 
 
@@ -62,20 +76,23 @@ def plan(inputs: Iterable[Path], folder: Path | None = None) -> list[Job]:
     that is itself among the inputs are left out, so that ``*.png`` can be run again.
 
     Args:
-        inputs: Files and folders.
-        folder: Where outputs go; None = beside each image.
+        inputs: Files, folders and DICOMDIR files.
+        folder: Where outputs go, in the same sub-folders as the images of a folder lie in;
+            None = beside each image.
 
     Returns:
         One job per image, in order.
     """
     jobs: list[Job] = []
     for path in inputs:
-        try:
-            jobs += find_images([path])
-        except CxrsegError as error:
-            jobs.append(error)
-    images = {_key(job): job for job in reversed(jobs) if isinstance(job, Path)}
-    products = {_key(x) for job in images.values() for x in Outputs.of(job)}
+        for found in scan(path):
+            if isinstance(found, CxrsegError):
+                jobs.append(found)
+            else:
+                jobs.append(Task(found.path, None if folder is None else folder / found.below))
+    sources = [job.source for job in jobs if isinstance(job, Task)]
+    images = {_key(source) for source in sources}
+    products = {_key(x) for source in sources for x in Outputs.of(source)}
 
     planned: list[Job] = []
     seen: set[str] = set()
@@ -84,19 +101,21 @@ def plan(inputs: Iterable[Path], folder: Path | None = None) -> list[Job]:
         if isinstance(job, CxrsegError):
             planned.append(job)
             continue
-        key = _key(job)
-        if key in seen or (key in products and job.name.endswith((LUNGS, OVERLAY))):
+        source = job.source
+        key = _key(source)
+        if key in seen or (key in products and source.name.endswith((LUNGS, OVERLAY))):
             continue
         seen.add(key)
-        outputs = Outputs.of(job, folder)
+        outputs = Outputs.of(source, job.folder)
         overwritten = next((x for x in outputs if _key(x) in images and folder is not None), None)
-        owner = owners.setdefault(_key(outputs.report), job)
+        owner = owners.setdefault(_key(outputs.report), source)
         if overwritten is not None:
             cause = f"its output {overwritten.name} would overwrite an input file"
-            planned.append(CxrsegError(job, cause, "choose another folder with -o"))
-        elif owner is not job:
+            planned.append(CxrsegError(source, cause, "choose another folder with -o"))
+        elif owner is not source:
             cause = f"its outputs would overwrite those of {owner}"
-            planned.append(CxrsegError(job, cause, "rename it, or run it with another -o folder"))
+            remedy = "rename it, or run it with another -o folder"
+            planned.append(CxrsegError(source, cause, remedy))
         else:
             planned.append(job)
     return planned
@@ -118,13 +137,12 @@ def _import_all() -> None:
             import_module(name)
 
 
-def process(job: Job, segmenter: Segmenter, folder: Path | None = None) -> Done | CxrsegError:
+def process(job: Job, segmenter: Segmenter) -> Done | CxrsegError:
     """Do one job.
 
     Args:
         job: From `plan`.
         segmenter: The loaded model.
-        folder: Existing folder for the outputs; None = beside the image.
 
     Returns:
         What was done, or why not; no exception but KeyboardInterrupt and its like leaves here.
@@ -133,29 +151,30 @@ def process(job: Job, segmenter: Segmenter, folder: Path | None = None) -> Done 
 
     if isinstance(job, CxrsegError):
         return job
+    source = job.source
     try:
         start = perf_counter()
-        radiograph = read(job)
+        radiograph = read(source)
         read_ms = (perf_counter() - start) * 1000
-        result = segmenter.segment(radiograph, name=str(job))
+        result = segmenter.segment(radiograph, name=str(source))
         result = replace(result, timings={"read": read_ms, **result.timings})
-        return Done(job, write(result, radiograph, job, folder), result)
+        if job.folder is not None:
+            prepare_folder(job.folder)
+        return Done(source, write(result, radiograph, source, job.folder), result)
     except CxrsegError as error:
         return error
     except MemoryError:
-        return CxrsegError(job, "not enough memory for this image", "close other programs")
+        return CxrsegError(source, "not enough memory for this image", "close other programs")
     # A defect met on one image must not cost the operator all the others.
     except Exception as error:
         cause = f"unexpected failure ({type(error).__name__}: {error})"
-        return CxrsegError(job, cause, "please report it")
+        return CxrsegError(source, cause, "please report it")
 
 
-def run(
-    jobs: Iterable[Job], segmenter: Segmenter, folder: Path | None = None
-) -> Iterator[Done | CxrsegError]:
+def run(jobs: Iterable[Job], segmenter: Segmenter) -> Iterator[Done | CxrsegError]:
     """Do the jobs one by one, giving each outcome as soon as it is known."""
     for job in jobs:
-        yield process(job, segmenter, folder)
+        yield process(job, segmenter)
 
 
 def _key(path: Path) -> str:

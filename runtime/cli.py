@@ -74,8 +74,8 @@ def command(
 ) -> int:
     """Outline the lungs on frontal chest X-rays.
 
-    INPUT is an image (PNG, JPEG, TIFF or BMP; 8 or 16 bit) or a folder of them. Everything stays
-    on this computer.
+    INPUT is an image (DICOM, PNG, JPEG, TIFF or BMP; 8 to 16 bit), a DICOMDIR, or a folder, which
+    is searched with the folders in it. Everything stays on this computer.
 
     \b
     For chest.png it writes
@@ -115,7 +115,7 @@ def command(
     jobs = plan(inputs, output)
     code = OK
     with progress(len(jobs)) as lines:
-        for outcome in run(jobs, segmenter, output):
+        for outcome in run(jobs, segmenter):
             if isinstance(outcome, CxrsegError):
                 code = FAILED
                 lines.done(f"error: {outcome}", err=True)

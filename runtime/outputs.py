@@ -37,7 +37,8 @@ class Outputs:
     def of(cls, source: Path, folder: str | os.PathLike[str] | None = None) -> Outputs:
         """Return the outputs of `source` in `folder`, or beside it."""
         home = source.parent if folder is None else Path(folder)
-        stem = source.stem
+        # The last number of a DICOM identifier is no suffix: it tells the images apart.
+        stem = source.name if source.suffix[1:].isdigit() else source.stem
         return cls(home / f"{stem}{LUNGS}", home / f"{stem}{OVERLAY}", home / f"{stem}.json")
 
     def __iter__(self) -> Iterator[Path]:

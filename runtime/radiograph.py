@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrseg.runtime.flags import Flag
+from cxrseg.runtime.orientation import Orientation
+
 MAX_PIXELS = 100_000_000
 """Largest image accepted, in pixels; a detector plate has fewer than 20 million."""
 
@@ -21,7 +24,8 @@ class Spacing:
     Attributes:
         row: Distance between rows, mm.
         column: Distance between columns, mm.
-        source: The attribute that it came from, e.g. a DICOM keyword.
+        source: The DICOM attribute that it came from, and the plane where mm are told: at the
+            detector an object looks larger than it is, by a tenth or so.
     """
 
     row: float
@@ -34,14 +38,20 @@ class Radiograph:
     """A chest X-ray as the model is meant to see it.
 
     Attributes:
-        pixels: float32 [H, W] in [0, 1], dense tissue bright, at the native size.
+        pixels: float32 [H, W] in [0, 1], dense tissue bright, at the native size, laid as stored.
         spacing: Pixel spacing, or None where the file does not tell (PNG and its like).
-        provenance: Facts of the reading for the result file, e.g. ``{"format": "PNG", "bits": 8}``.
+        provenance: Facts of the reading for the result file, e.g. ``{"format": "PNG", "bits": 8}``;
+            nothing of the patient.
+        orientation: How the pixels lie in the patient; None where the file does not tell, and
+            then the image is taken for upright.
+        flags: Doubts that came up while reading; they become flags of the segmentation.
     """
 
     pixels: NDArray[np.float32]
     spacing: Spacing | None = None
     provenance: dict[str, str | int | float] = field(default_factory=dict)
+    orientation: Orientation | None = None
+    flags: tuple[Flag, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:

@@ -8,25 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrseg.runtime.flags import Flag
 from cxrseg.runtime.labels import Label
 from cxrseg.runtime.radiograph import Spacing
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A reason to look at a result before using it.
-
-    Attributes:
-        code: Stable name for programs, e.g. ``no_lung``.
-        reason: The same for people.
-        value: What was measured.
-        threshold: What it was compared with.
-    """
-
-    code: str
-    reason: str
-    value: float
-    threshold: float
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 
 from cxrseg.runtime.devices import AUTO
 from cxrseg.runtime.errors import CxrsegError
+from cxrseg.runtime.flags import Flag
 from cxrseg.runtime.gray import check_size, to_unit
 from cxrseg.runtime.labels import PROTOCOLS, Label, Protocol, labels_of
 from cxrseg.runtime.models import default_model
+from cxrseg.runtime.orientation import Orientation
 from cxrseg.runtime.postprocess import enlarge, label_mask
 from cxrseg.runtime.preprocess import preprocess
 from cxrseg.runtime.radiograph import Radiograph
 from cxrseg.runtime.readers import read
-from cxrseg.runtime.segmentation import Flag, Segmentation
+from cxrseg.runtime.segmentation import Segmentation
 from cxrseg.runtime.session import LoadedModel, load_model
 
 MIN_LUNG = 0.01
@@ -68,11 +70,13 @@ class Segmenter:
 
         Args:
             image: A file, a radiograph, or gray values [H, W], dense tissue bright: uint8 in
-                0..255, uint16 in 0..65535, other types on any linear scale.
+                0..255, uint16 in 0..65535, other types on any linear scale. A radiograph that its
+                file tells to be mirrored or turned is turned upright for the network alone.
             name: How messages call an image that is not a file.
 
         Returns:
-            The segmentation at the image's native size. Its timings are in ms.
+            The segmentation at the image's native size, its mask laid as the image's pixels are
+            and its sides the patient's. Its timings are in ms.
 
         Raises:
             CxrsegError: The image cannot be read, is too large or small, or the model fails on it.
@@ -92,7 +96,10 @@ class Segmenter:
         timings = {}
 
         start = perf_counter()
-        batch = preprocess(radiograph.pixels, self.model.card.preprocessing)[None, None]
+        # Sides are learned from where a lung stands, so the network sees every chest upright.
+        orientation = radiograph.orientation or Orientation("L", "F")
+        upright = np.ascontiguousarray(orientation.upright(radiograph.pixels))
+        batch = preprocess(upright, self.model.card.preprocessing)[None, None]
         timings["preprocess"] = _since(start)
 
         start = perf_counter()
@@ -100,7 +107,7 @@ class Segmenter:
         timings["inference"] = _since(start)
 
         start = perf_counter()
-        native = [enlarge(logits[channel], radiograph.size) for channel in self._channels]
+        native = [enlarge(logits[channel], upright.shape) for channel in self._channels]
         mask = label_mask(native, self.labels)
         area = {x.name: int(np.count_nonzero(mask == x.value)) for x in self.labels}
         probability = {
@@ -112,12 +119,12 @@ class Segmenter:
         spacing = radiograph.spacing
         pixel = None if spacing is None else spacing.row * spacing.column
         return Segmentation(
-            mask=mask,
+            mask=np.ascontiguousarray(orientation.stored(mask)),
             labels=self.labels,
             probability=probability,
             area_px=area,
             area_mm2=None if pixel is None else {name: n * pixel for name, n in area.items()},
-            flags=_flags(area, self.labels, mask.size),
+            flags=radiograph.flags + _flags(area, self.labels, mask.size),
             model=self.model.card.name,
             model_version=self.model.card.version,
             model_sha256=self.model.sha256,

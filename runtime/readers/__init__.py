@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxrseg.runtime.errors import CxrsegError
-from cxrseg.runtime.outputs import LUNGS, OVERLAY
+from cxrseg.runtime.readers.folders import Found, is_dicomdir, list_dicomdir, list_folder
 
 if TYPE_CHECKING:
     from cxrseg.runtime.radiograph import Radiograph
@@ -38,16 +38,31 @@ class Reader:
     read: Callable[[Path], Radiograph]
 
 
+# Value representations of what may come first in a file (PS3.5 6.2).
+_FIRST_VRS = (b"UL", b"UI", b"OB", b"CS", b"SH", b"LO", b"DA", b"TM", b"AE", b"ST", b"PN", b"SQ")
+
+
 def _is_dicom(head: bytes) -> bool:
-    return head[128:132] == b"DICM"
+    return head[128:132] == b"DICM" or _is_bare_dicom(head)
+
+
+def _is_bare_dicom(head: bytes) -> bool:
+    """Tell a data set without preamble by its first element: group 0002 or 0008, little endian."""
+    if len(head) < 8 or head[:2] not in (b"\x02\0", b"\x08\0"):
+        return False
+    element = int.from_bytes(head[2:4], "little")
+    length = int.from_bytes(head[4:8], "little")
+    explicit = head[4:6] in _FIRST_VRS
+    return element <= 0x2112 and (explicit or (length <= 256 and length % 2 == 0))
 
 
 def _read_dicom(path: Path) -> Radiograph:
-    raise CxrsegError(
-        path,
-        "DICOM files are not supported by this version of cxrseg yet",
-        "export the X-ray as PNG or TIFF",
-    )
+    try:
+        from cxrseg.runtime.readers.dicom import read_dicom
+    except ImportError as error:
+        cause = f"reading DICOM needs a library that cannot be loaded ({error})"
+        raise CxrsegError(path, cause, "install cxrseg again") from error
+    return read_dicom(path)
 
 
 def _is_raster(head: bytes) -> bool:
@@ -63,7 +78,7 @@ def _read_raster(path: Path) -> Radiograph:
 
 
 READERS: tuple[Reader, ...] = (
-    Reader("DICOM", (), _is_dicom, _read_dicom),
+    Reader("DICOM", (".dcm", ".dicom", ".ima"), _is_dicom, _read_dicom),
     Reader(
         "PNG, JPEG, TIFF or BMP",
         (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
@@ -101,7 +116,7 @@ def read(path: str | os.PathLike[str]) -> Radiograph:
     """Read an X-ray.
 
     Args:
-        path: A PNG, JPEG, TIFF or BMP file.
+        path: A DICOM, PNG, JPEG, TIFF or BMP file.
 
     Returns:
         The radiograph, float32 [H, W] in [0, 1] at its native size.
@@ -115,47 +130,63 @@ def read(path: str | os.PathLike[str]) -> Radiograph:
         if reader.sniff(head):
             return reader.read(path)
     cause = "is not an image that cxrseg can read"
-    raise CxrsegError(path, cause, "give a PNG, JPEG, TIFF or BMP file")
+    raise CxrsegError(path, cause, "give a DICOM, PNG, JPEG, TIFF or BMP file")
 
 
-def _listing(folder: Path) -> list[Path]:
-    suffixes = {suffix for reader in READERS for suffix in reader.suffixes}
+def _is_dicom_file(path: Path) -> bool:
     try:
-        found = sorted(
-            entry
-            for entry in folder.iterdir()
-            if entry.suffix.lower() in suffixes
-            and not entry.name.startswith(".")
-            and not entry.name.endswith((LUNGS, OVERLAY))
-            and entry.is_file()
-        )
-    except OSError as error:
-        cause = f"the folder cannot be read ({error.strerror})"
-        raise CxrsegError(folder, cause, "check the permissions") from error
+        return path.is_file() and _is_dicom(_head_of(path))
+    except CxrsegError:
+        return False
+
+
+def scan(path: str | os.PathLike[str]) -> list[Found | CxrsegError]:
+    """Return the images that one input stands for.
+
+    Args:
+        path: A file, taken as it is whether or not it exists; a DICOMDIR, which stands for the
+            images that it lists; or a folder, which is walked with the folders in it for files
+            with the suffix of an image, and DICOM files without any suffix.
+
+    Returns:
+        Images, each folder's sorted by name, and errors for what cannot be searched.
+    """
+    path = Path(path)
+    if not _is_folder(path):
+        if not is_dicomdir(path) or not path.exists():
+            return [Found(path)]
+        try:
+            return list_dicomdir(path)
+        except CxrsegError as error:
+            return [error]
+    suffixes = sorted(suffix for reader in READERS for suffix in reader.suffixes)
+    found = list(list_folder(path, suffixes, _is_dicom_file))
     if not found:
-        remedy = f"expected files ending in {', '.join(sorted(suffixes))}"
-        raise CxrsegError(folder, "the folder holds no images", remedy)
+        remedy = f"expected files ending in {', '.join(suffixes)}, or DICOM files"
+        return [CxrsegError(path, "the folder holds no images", remedy)]
     return found
 
 
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Replace folders by the images in them.
+    """Replace folders and DICOMDIR files by the images in them.
 
     Args:
-        paths: Files, kept as they are whether or not they exist, and folders, searched by file
-            name suffix, not recursively. Hidden files and cxrseg's own output images are left out
-            of a folder's listing.
+        paths: As `scan` takes them. Hidden files and cxrseg's own output images are left out of a
+            folder's listing.
 
     Returns:
-        Files in the order given, each folder's sorted by name.
+        Files in the order given.
 
     Raises:
-        CxrsegError: A folder cannot be read or holds no images.
+        CxrsegError: A folder or DICOMDIR cannot be read or holds no images.
     """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        found += _listing(path) if _is_folder(path) else [path]
-    return found
+    images: list[Path] = []
+    for path in paths:
+        for found in scan(path):
+            if isinstance(found, CxrsegError):
+                raise found
+            images.append(found.path)
+    return images
 
 
 def _is_folder(path: Path) -> bool:

@@ -214,10 +214,12 @@ def test_huge_file_is_refused_unread(tmp_path: Path) -> None:
 def test_find_images(tmp_path: Path) -> None:
     for name in ["b.png", "A.JPG", "b_lungs.png", "b_overlay.png", "b.json", ".hidden.png"]:
         (tmp_path / name).write_bytes(b"x")
-    (tmp_path / "sub.png").mkdir()
-    (tmp_path / "sub.png" / "c.png").write_bytes(b"x")
+    for folder in ["sub.png", ".cache"]:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "c.png").write_bytes(b"x")
     missing = tmp_path / "missing.png"
-    assert find_images([missing, tmp_path]) == [missing, tmp_path / "A.JPG", tmp_path / "b.png"]
+    images = [tmp_path / name for name in ("A.JPG", "b.png", "sub.png/c.png")]
+    assert find_images([missing, tmp_path]) == [missing, *images]
 
 
 def test_folder_without_images_is_an_error(tmp_path: Path) -> None:

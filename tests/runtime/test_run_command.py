@@ -369,8 +369,10 @@ def test_version_and_help_load_nothing_heavy(flag: str) -> None:
 
 UNUSED = {
     "email",
+    "imagecodecs",
     "importlib.metadata",
     "multiprocessing",
+    "pydicom",
     "secrets",
     "ssl",
     "tempfile",

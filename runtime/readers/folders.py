@@ -1,0 +1,133 @@
+"""Finding X-rays in folders, folders of studies and DICOMDIR media."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from cxrseg.runtime.errors import CxrsegError
+from cxrseg.runtime.outputs import LUNGS, OVERLAY
+
+DICOMDIR = "DICOMDIR"
+"""Name of the file that lists a medium's images (PS3.10 8.6)."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image that an input stands for.
+
+    Attributes:
+        path: The image file.
+        below: Its folder relative to the input, ``.`` if it is the input itself.
+    """
+
+    path: Path
+    below: Path = Path()
+
+
+def list_folder(
+    folder: Path, suffixes: Iterable[str], sniff: Callable[[Path], bool]
+) -> Iterator[Found | CxrsegError]:
+    """Walk a folder and those in it, in the order of names, files first.
+
+    Hidden files and folders, cxrseg's own images and DICOMDIR files are left out. Links to
+    folders are not followed.
+
+    Args:
+        folder: Where to begin.
+        suffixes: File name suffixes of images, lower case with the dot.
+        sniff: Tells whether a file without a suffix is an image. Suffixes of digits alone, as the
+            ends of DICOM identifiers, count as none.
+
+    Yields:
+        An image, or why a folder cannot be read.
+    """
+    known = set(suffixes)
+    failures: list[OSError] = []
+    for home, folders, names in os.walk(folder, onerror=failures.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(home, name)
+            if name.startswith(".") or name.endswith((LUNGS, OVERLAY)) or is_dicomdir(path):
+                continue
+            wanted = path.suffix.lower() in known or (not has_suffix(path) and sniff(path))
+            if wanted and path.is_file():
+                yield Found(path, path.parent.relative_to(folder))
+    for error in failures:
+        cause = f"the folder cannot be read ({error.strerror})"
+        yield CxrsegError(error.filename or folder, cause, "check the permissions")
+
+
+def has_suffix(path: Path) -> bool:
+    """Tell whether a file name has a suffix that is not part of a DICOM identifier."""
+    return not (path.suffix == "" or path.suffix[1:].isdigit())
+
+
+def is_dicomdir(path: Path) -> bool:
+    """Tell by its name whether a file is a DICOMDIR."""
+    return path.name.upper() == DICOMDIR
+
+
+def list_dicomdir(path: Path) -> list[Found | CxrsegError]:
+    """Return the images that a DICOMDIR lists (PS3.3 annex F).
+
+    Args:
+        path: The DICOMDIR.
+
+    Returns:
+        One entry per image, in the order listed; an error for each that is not below the
+        DICOMDIR's folder.
+
+    Raises:
+        CxrsegError: It is damaged or lists no images.
+    """
+    # Imported here: a folder of PNG files needs none of it.
+    import pydicom
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            dataset = pydicom.dcmread(path, specific_tags=["DirectoryRecordSequence"])
+            files = [
+                _components(record.ReferencedFileID)
+                for record in dataset.get("DirectoryRecordSequence") or ()
+                if record.get("DirectoryRecordType") == "IMAGE" and "ReferencedFileID" in record
+            ]
+            found = [_referenced(path, parts) for parts in files]
+        except OSError as error:
+            cause = f"cannot be read ({error.strerror or error})"
+            raise CxrsegError(path, cause, "check the name and the permissions") from error
+        # On damaged files pydicom raises nearly any type.
+        except Exception as error:
+            cause = f"the DICOMDIR is damaged ({str(error) or type(error).__name__})"
+            raise CxrsegError(path, cause, "give the folder instead") from error
+    if not found:
+        raise CxrsegError(path, "the DICOMDIR lists no images", "give the folder instead")
+    return found
+
+
+def _components(value: object) -> list[str]:
+    return [value] if isinstance(value, str) else [str(part) for part in value]  # type: ignore[attr-defined]
+
+
+def _referenced(dicomdir: Path, parts: list[str]) -> Found | CxrsegError:
+    below = Path(*parts)
+    path = dicomdir.parent / below
+    # What is one name here may be a path on another system.
+    plain = all(
+        part not in ("", ".", "..")
+        and PurePosixPath(part).name == part
+        and PureWindowsPath(part).name == part
+        for part in parts
+    )
+    try:
+        inside = plain and path.resolve().is_relative_to(dicomdir.parent.resolve())
+    except (OSError, RuntimeError, ValueError):
+        inside = False
+    if not inside:
+        cause = f"lists a file outside its folder ({'/'.join(parts)[:100]})"
+        return CxrsegError(dicomdir, cause, "give the image itself")
+    return Found(path, below.parent)
