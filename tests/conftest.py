@@ -19,7 +19,9 @@ PACKAGES = {"train": "trainer", "export": "export", "run": "runtime"}
 """Command -> the package that it belongs to."""
 
 STILL = """
-augment: {geometry: 0, crop: 0, gamma: 0, contrast: 0, noise: 0, blur: 0, occlusion: 0, invert: 0}
+augment:
+  {geometry: 0, mirror: 0, crop: 0, gamma: 0, contrast: 0, noise: 0, blur: 0, occlusion: 0,
+   invert: 0}
 """
 """No augmentation: few steps must do."""
 

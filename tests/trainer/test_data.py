@@ -461,7 +461,15 @@ class TestDataset:
 
     def test_gray_values_change_the_image_alone(self) -> None:
         recipe = AugmentRecipe(
-            geometry=0, crop=0, gamma=1, contrast=1, noise=1, blur=1, occlusion=1, invert=1
+            geometry=0,
+            mirror=0,
+            crop=0,
+            gamma=1,
+            contrast=1,
+            noise=1,
+            blur=1,
+            occlusion=1,
+            invert=1,
         )
         phantom = phantoms.draw(0, 64)
         image = (phantom.image / 255).astype(np.float32)[None]
@@ -472,7 +480,15 @@ class TestDataset:
 
     def test_augmentation_that_is_off_changes_nothing(self) -> None:
         recipe = AugmentRecipe(
-            geometry=0, crop=0, gamma=0, contrast=0, noise=0, blur=0, occlusion=0, invert=0
+            geometry=0,
+            mirror=0,
+            crop=0,
+            gamma=0,
+            contrast=0,
+            noise=0,
+            blur=0,
+            occlusion=0,
+            invert=0,
         )
         image = np.random.default_rng(0).random((1, 64, 64)).astype(np.float32)
         varied = augmentation(recipe, 64)({"image": image.copy(), "mask": image.copy()})
