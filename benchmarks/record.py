@@ -88,6 +88,8 @@ def command_line(context: click.Context) -> str:
             text = each.name if isinstance(each, Path) else str(each)
             if isinstance(parameter, click.Option):
                 words.append(max(parameter.opts, key=len))
+                if parameter.is_flag:
+                    continue
             words.append(text)
     return shlex.join(words)
 
