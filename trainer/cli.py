@@ -58,7 +58,8 @@ def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bo
     "--checkpoint",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where the weights start from: a model.ckpt, or an official sam_vit_*.pth.",
+    help="Where the weights start from: a model.ckpt, of a run or of cxrseg-recover (the shipped "
+    "model), or an official sam_vit_*.pth.",
 )
 @click.option(
     "--method",
@@ -90,7 +91,8 @@ def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bo
     "--recipe",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="YAML file with all other settings; options given here win.",
+    help="YAML file with all other settings, or the name of a shipped one: vit_t-site for 20 to 50 "
+    "images of a new hospital. Options given here win.",
 )
 @click.option(
     "--show-recipe",
@@ -123,6 +125,7 @@ def command(
       cxrseg-train xrays/ -o runs/base --method full --stage 1
       cxrseg-train xrays/ -o runs/ward7 --checkpoint runs/base/model.ckpt
       cxrseg-train xrays/ -o runs/ward7 --checkpoint runs/base/model.ckpt --resume
+      cxrseg-train xrays/ -o runs/ward7 --checkpoint base.ckpt --recipe vit_t-site
 
     Ctrl-C saves; --resume goes on. The result is RUN/model.ckpt, for cxrseg-export.
     """

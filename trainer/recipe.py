@@ -117,11 +117,20 @@ class Recipe(_Settings):
         return tuple(label.name for protocol in self.labels for label in labels_of(protocol))
 
 
+RECIPES = Path(__file__).with_name("recipes")
+"""Folder of the recipes that ship with the package."""
+
+
+def shipped_recipes() -> list[str]:
+    """Return the names of the recipes that ship with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
 def read_recipe(path: Path | None, overrides: dict[str, Any]) -> Recipe:
     """Read a YAML recipe and let options given on the command line win.
 
     Args:
-        path: YAML file, or None for the defaults.
+        path: YAML file, the name of a shipped recipe, or None for the defaults.
         overrides: Top-level settings; None values do not count.
 
     Raises:
@@ -129,11 +138,15 @@ def read_recipe(path: Path | None, overrides: dict[str, Any]) -> Recipe:
     """
     data: Any = {}
     source: str | Path = path or "options"
+    if path is not None and str(path) in shipped_recipes() and not path.exists():
+        path = RECIPES / f"{path}.yaml"
     if path is not None:
         try:
             data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except FileNotFoundError:
-            raise CxrsegError(path, "no such file", "give a YAML recipe") from None
+            names = ", ".join(shipped_recipes())
+            remedy = f"give a YAML recipe, or the name of a shipped one: {names}"
+            raise CxrsegError(path, "no such file", remedy) from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise CxrsegError(
                 path, f"not a YAML file ({error})", "cxrseg-train --show-recipe prints one"

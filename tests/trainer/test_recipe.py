@@ -120,6 +120,19 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
     assert named <= set(Recipe.model_fields)
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_recipes_go_by_name(path: Path, tmp_path: Path) -> None:
+    assert read_recipe(Path(path.stem), {}) == read_recipe(path, {})
+    with pytest.raises(CxrsegError, match=path.stem):
+        read_recipe(tmp_path / path.stem, {})
+
+
+def test_a_file_of_that_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(SHIPPED[0].stem).write_text("seed: 77")
+    assert read_recipe(Path(SHIPPED[0].stem), {}).seed == 77
+
+
 def test_there_are_shipped_recipes() -> None:
     assert SHIPPED
     assert files("cxrseg.trainer").joinpath("recipes").is_dir()
