@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import click
 
-from cxrseg.benchmarks import accuracy, agreement, compression, emulation, latency
+from cxrseg.benchmarks import accuracy, agreement, compression, emulation, latency, quality
 from cxrseg.runtime.console import run_command
 
 
@@ -35,6 +35,7 @@ command.add_command(agreement.command)
 command.add_command(compression.command)
 command.add_command(emulation.command)
 command.add_command(latency.command)
+command.add_command(quality.command)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

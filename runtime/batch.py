@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -13,21 +13,35 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from cxrseg.runtime.errors import CxrsegError
-from cxrseg.runtime.outputs import LUNGS, OVERLAY, Outputs
+from cxrseg.runtime.outputs import DEFAULT_FORMATS, FORMATS, IMAGE_ENDS, Format, Outputs
 from cxrseg.runtime.readers import read, scan
 
 if TYPE_CHECKING:
+    from cxrseg.runtime.measurements import Measurements
     from cxrseg.runtime.segmentation import Segmentation
     from cxrseg.runtime.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
 class Done:
-    """An image that was segmented and written."""
+    """An image that was segmented and written.
+
+    Attributes:
+        source: The image.
+        outputs: The files written; no format where it was withheld.
+        segmentation: The result.
+        measured: The lungs' sizes.
+    """
 
     source: Path
     outputs: Outputs
     segmentation: Segmentation
+    measured: Measurements
+
+    @property
+    def withheld(self) -> bool:
+        """Whether nothing was written, because the image is flagged."""
+        return not self.outputs.formats
 
 
 # numpy.ma is what the first percentile imports. The writers come last: they import OpenCV, which
@@ -68,7 +82,11 @@ def prepare_folder(folder: Path) -> None:
         raise CxrsegError(folder, cause, remedy) from error
 
 
-def plan(inputs: Iterable[Path], folder: Path | None = None) -> list[Job]:
+def plan(
+    inputs: Iterable[Path],
+    folder: Path | None = None,
+    formats: Collection[Format] = DEFAULT_FORMATS,
+) -> list[Job]:
     """Decide what to do with each input before anything is done.
 
     Folders are replaced by their images and an image named twice is done once. An image whose
@@ -79,6 +97,7 @@ def plan(inputs: Iterable[Path], folder: Path | None = None) -> list[Job]:
         inputs: Files, folders and DICOMDIR files.
         folder: Where outputs go, in the same sub-folders as the images of a folder lie in;
             None = beside each image.
+        formats: What will be written.
 
     Returns:
         One job per image, in order.
@@ -92,7 +111,7 @@ def plan(inputs: Iterable[Path], folder: Path | None = None) -> list[Job]:
                 jobs.append(Task(found.path, None if folder is None else folder / found.below))
     sources = [job.source for job in jobs if isinstance(job, Task)]
     images = {_key(source) for source in sources}
-    products = {_key(x) for source in sources for x in Outputs.of(source)}
+    products = {_key(x) for source in sources for x in Outputs.of(source, None, FORMATS)}
 
     planned: list[Job] = []
     seen: set[str] = set()
@@ -103,10 +122,10 @@ def plan(inputs: Iterable[Path], folder: Path | None = None) -> list[Job]:
             continue
         source = job.source
         key = _key(source)
-        if key in seen or (key in products and source.name.endswith((LUNGS, OVERLAY))):
+        if key in seen or (key in products and source.name.endswith(IMAGE_ENDS)):
             continue
         seen.add(key)
-        outputs = Outputs.of(source, job.folder)
+        outputs = Outputs.of(source, job.folder, formats)
         overwritten = next((x for x in outputs if _key(x) in images and folder is not None), None)
         owner = owners.setdefault(_key(outputs.report), source)
         if overwritten is not None:
@@ -137,17 +156,26 @@ def _import_all() -> None:
             import_module(name)
 
 
-def process(job: Job, segmenter: Segmenter) -> Done | CxrsegError:
+def process(
+    job: Job,
+    segmenter: Segmenter,
+    formats: Collection[Format] = DEFAULT_FORMATS,
+    deidentify: bool = False,
+    strict: bool = False,
+) -> Done | CxrsegError:
     """Do one job.
 
     Args:
         job: From `plan`.
         segmenter: The loaded model.
+        formats: What to write.
+        deidentify: As `write` takes it.
+        strict: Write nothing for an image that is flagged.
 
     Returns:
         What was done, or why not; no exception but KeyboardInterrupt and its like leaves here.
     """
-    from cxrseg.runtime.writers import write
+    from cxrseg.runtime.writers import check_formats, measure_result, write
 
     if isinstance(job, CxrsegError):
         return job
@@ -156,11 +184,16 @@ def process(job: Job, segmenter: Segmenter) -> Done | CxrsegError:
         start = perf_counter()
         radiograph = read(source)
         read_ms = (perf_counter() - start) * 1000
+        check_formats(formats, radiograph, source)
         result = segmenter.segment(radiograph, name=str(source))
         result = replace(result, timings={"read": read_ms, **result.timings})
+        sizes = measure_result(result, radiograph)
+        if strict and result.flags:
+            return Done(source, Outputs.of(source, job.folder, ()), result, sizes)
         if job.folder is not None:
             prepare_folder(job.folder)
-        return Done(source, write(result, radiograph, source, job.folder), result)
+        outputs = write(result, radiograph, source, job.folder, formats, deidentify, sizes)
+        return Done(source, outputs, result, sizes)
     except CxrsegError as error:
         return error
     except MemoryError:
@@ -171,10 +204,16 @@ def process(job: Job, segmenter: Segmenter) -> Done | CxrsegError:
         return CxrsegError(source, cause, "please report it")
 
 
-def run(jobs: Iterable[Job], segmenter: Segmenter) -> Iterator[Done | CxrsegError]:
+def run(
+    jobs: Iterable[Job],
+    segmenter: Segmenter,
+    formats: Collection[Format] = DEFAULT_FORMATS,
+    deidentify: bool = False,
+    strict: bool = False,
+) -> Iterator[Done | CxrsegError]:
     """Do the jobs one by one, giving each outcome as soon as it is known."""
     for job in jobs:
-        yield process(job, segmenter)
+        yield process(job, segmenter, formats, deidentify, strict)
 
 
 def _key(path: Path) -> str:

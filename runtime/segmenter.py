@@ -13,20 +13,17 @@ from numpy.typing import NDArray
 
 from cxrseg.runtime.devices import AUTO
 from cxrseg.runtime.errors import CxrsegError
-from cxrseg.runtime.flags import Flag
 from cxrseg.runtime.gray import check_size, to_unit
 from cxrseg.runtime.labels import PROTOCOLS, Label, Protocol, labels_of
 from cxrseg.runtime.models import default_model
 from cxrseg.runtime.orientation import Orientation
 from cxrseg.runtime.postprocess import enlarge, label_mask
 from cxrseg.runtime.preprocess import preprocess
+from cxrseg.runtime.quality import assess
 from cxrseg.runtime.radiograph import Radiograph
 from cxrseg.runtime.readers import read
 from cxrseg.runtime.segmentation import Segmentation
 from cxrseg.runtime.session import LoadedModel, load_model
-
-MIN_LUNG = 0.01
-"""Share of the image below which a lung counts as missing."""
 
 
 class Segmenter:
@@ -114,6 +111,8 @@ class Segmenter:
             label.name: _mean_probability(native[i][mask == label.value])
             for i, label in enumerate(self.labels)
         }
+        shares = {name: pixels / mask.size for name, pixels in area.items()}
+        flags = assess(upright, logits[self._channels], self.labels, shares, radiograph.flags)
         timings["postprocess"] = _since(start)
 
         spacing = radiograph.spacing
@@ -124,7 +123,7 @@ class Segmenter:
             probability=probability,
             area_px=area,
             area_mm2=None if pixel is None else {name: n * pixel for name, n in area.items()},
-            flags=radiograph.flags + _flags(area, self.labels, mask.size),
+            flags=radiograph.flags + flags,
             model=self.model.card.name,
             model_version=self.model.card.version,
             model_sha256=self.model.sha256,
@@ -170,19 +169,3 @@ def _mean_probability(logits: NDArray[np.float32]) -> float | None:
         return None
     # Inside a lung every logit is positive, so exp cannot overflow.
     return float(np.mean(1 / (1 + np.exp(-logits)), dtype=np.float64))
-
-
-def _flags(area: dict[str, int], labels: tuple[Label, ...], pixels: int) -> tuple[Flag, ...]:
-    missing = [label for label in labels if area[label.name] < MIN_LUNG * pixels]
-    if len(missing) == len(labels):
-        share = sum(area.values()) / pixels
-        return (Flag("no_lung", "no lung was found", share, MIN_LUNG),)
-    return tuple(
-        Flag(
-            "lung_missing",
-            f"the {label.title} was not found or is too small",
-            area[label.name] / pixels,
-            MIN_LUNG,
-        )
-        for label in missing
-    )

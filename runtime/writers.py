@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,15 @@ from cxrseg.runtime.card import INTENDED_USE
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.files import write_together
 from cxrseg.runtime.labels import BACKGROUND, Label
-from cxrseg.runtime.outputs import MARK, Outputs, is_ours
+from cxrseg.runtime.measurements import Measurements, measure
+from cxrseg.runtime.outputs import (
+    DEFAULT_FORMATS,
+    DICOM_FORMATS,
+    MARK,
+    Format,
+    Outputs,
+    is_ours,
+)
 from cxrseg.runtime.radiograph import Radiograph
 from cxrseg.runtime.segmentation import Segmentation
 from cxrseg.runtime.version import package_version
@@ -33,36 +42,98 @@ def write(
     radiograph: Radiograph,
     source: str | os.PathLike[str],
     folder: str | os.PathLike[str] | None = None,
+    formats: Collection[Format] = DEFAULT_FORMATS,
+    deidentify: bool = False,
+    measured: Measurements | None = None,
 ) -> Outputs:
-    """Write mask, overlay and report of one segmentation: all three or none.
+    """Write the outputs of one segmentation: all of them or none.
 
     Args:
         segmentation: The result.
         radiograph: The image that it was made from.
         source: The image file, whose name the outputs take: ``x.png`` gives ``x_lungs.png``,
-            ``x_overlay.png`` and ``x.json``. It need not exist.
+            ``x_overlay.png`` and ``x.json``. It need not exist, unless DICOM is to be written.
         folder: Existing folder for the outputs; None = beside the source.
+        formats: What to write. ``seg`` and ``sc`` need highdicom and a DICOM source.
+        deidentify: Leave the patient's identity, dates and the original UIDs out of DICOM; the
+            other formats never hold them.
+        measured: The lungs' sizes; None = measured here.
 
     Returns:
         The paths written.
 
     Raises:
-        CxrsegError: A file cannot be written, or exists and is not an earlier output of cxrseg.
+        CxrsegError: A file cannot be written, or exists and is not an earlier output of cxrseg;
+            the source cannot have DICOM outputs; or highdicom is not installed.
     """
     source = Path(source)
-    outputs = Outputs.of(source, folder)
+    outputs = Outputs.of(source, folder, formats)
     for path in outputs:
         if _is_foreign(path):
             cause = "exists and was not written by cxrseg, so it is kept"
             raise CxrsegError(path, cause, "rename it, or choose another folder with -o")
-    write_together(
-        {
-            outputs.lungs: lungs_png(segmentation),
-            outputs.overlay: overlay_png(segmentation, radiograph),
-            outputs.report: report_json(segmentation, source).encode("ascii"),
-        }
-    )
+    contents: dict[Path, bytes] = {}
+    picture = overlay(segmentation, radiograph) if {"png", "sc"} & {*formats} else None
+    if "png" in formats and picture is not None:
+        contents[outputs.lungs] = lungs_png(segmentation)
+        contents[outputs.overlay] = _rgb_png(picture)
+    if "json" in formats:
+        sizes = measure_result(segmentation, radiograph) if measured is None else measured
+        contents[outputs.report] = report_json(segmentation, source, sizes).encode("ascii")
+    if {*DICOM_FORMATS} & {*formats}:
+        contents |= _dicom(segmentation, picture, source, outputs, formats, deidentify)
+    write_together(contents)
     return outputs
+
+
+def check_formats(
+    formats: Collection[Format], radiograph: Radiograph, source: str | os.PathLike[str]
+) -> None:
+    """Check, before anything is computed, that an image can have these outputs.
+
+    Raises:
+        CxrsegError: DICOM is asked for, and the image is none.
+    """
+    wanted = [name for name in DICOM_FORMATS if name in formats]
+    if wanted and radiograph.provenance.get("format") != "DICOM":
+        cause = f"is no DICOM file, so {' and '.join(wanted)} would belong to no study"
+        raise CxrsegError(source, cause, "give the X-ray as DICOM, or --format png,json")
+
+
+def measure_result(segmentation: Segmentation, radiograph: Radiograph) -> Measurements:
+    """Measure the lungs of a result, upright as its radiograph tells."""
+    return measure(
+        segmentation.mask, segmentation.labels, segmentation.spacing, radiograph.orientation
+    )
+
+
+def _dicom(
+    segmentation: Segmentation,
+    picture: NDArray[np.uint8] | None,
+    source: Path,
+    outputs: Outputs,
+    formats: Collection[Format],
+    deidentify: bool,
+) -> dict[Path, bytes]:
+    # Imported here: an image that is no DICOM needs none of it.
+    from cxrseg.runtime.console import require_extra
+
+    require_extra(", ".join(x for x in DICOM_FORMATS if x in formats), "dicom", ["highdicom"])
+    from cxrseg.runtime.dicom_origin import deidentified, read_origin
+    from cxrseg.runtime.dicom_writers import lungs_dcm, overlay_dcm
+
+    origin = read_origin(source)
+    if deidentify:
+        if "sc" in formats and origin.pixels.get("BurnedInAnnotation") == "YES":
+            cause = "says that words are burned into its picture, which --deidentify leaves there"
+            raise CxrsegError(source, cause, "leave sc out of --format")
+        origin = deidentified(origin)
+    contents: dict[Path, bytes] = {}
+    if "seg" in formats:
+        contents[outputs.seg] = lungs_dcm(segmentation, origin)
+    if "sc" in formats and picture is not None:
+        contents[outputs.sc] = overlay_dcm(segmentation, picture, origin)
+    return contents
 
 
 def _is_foreign(path: Path) -> bool:
@@ -89,8 +160,8 @@ def lungs_png(segmentation: Segmentation) -> bytes:
     return file.getvalue()
 
 
-def overlay_png(segmentation: Segmentation, radiograph: Radiograph) -> bytes:
-    """Return the X-ray with each lung's contour in its color, as an 8-bit RGB PNG."""
+def overlay(segmentation: Segmentation, radiograph: Radiograph) -> NDArray[np.uint8]:
+    """Return the X-ray with each lung's contour in its color: uint8 [H, W, 3], RGB."""
     gray = _display(radiograph.pixels)
     canvas = np.repeat(gray[:, :, None], 3, axis=2)
     thickness = max(1, round(max(gray.shape) / _LINE))
@@ -98,19 +169,29 @@ def overlay_png(segmentation: Segmentation, radiograph: Radiograph) -> bytes:
         lung = (segmentation.mask == label.value).astype(np.uint8)
         contours, _ = cv2.findContours(lung, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(canvas, contours, -1, label.color, thickness)
+    return canvas
+
+
+def overlay_png(segmentation: Segmentation, radiograph: Radiograph) -> bytes:
+    """Return the `overlay` as an 8-bit RGB PNG."""
+    return _rgb_png(overlay(segmentation, radiograph))
+
+
+def _rgb_png(picture: NDArray[np.uint8]) -> bytes:
     file = _PngFile()
     # A large X-ray takes seconds at the default level and is hardly smaller.
-    Image.fromarray(canvas).save(file, compress_level=1, pnginfo=_mark())
+    Image.fromarray(picture).save(file, compress_level=1, pnginfo=_mark())
     return file.getvalue()
 
 
-def report_json(segmentation: Segmentation, source: Path) -> str:
+def report_json(segmentation: Segmentation, source: Path, measured: Measurements) -> str:
     """Return the report as ASCII JSON text."""
     report = {
         "program": f"{MARK} {package_version()}",
         "intended_use": INTENDED_USE,
         "input": source.name,
         **segmentation.to_dict(),
+        "measurements": measured.to_dict(),
     }
     return json.dumps(report, indent=2, allow_nan=False) + "\n"
 

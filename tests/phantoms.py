@@ -505,6 +505,16 @@ def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(parts == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA])))
 
 
+def blocks(height: int = 120, width: int = 100, left_lung: bool = True) -> NDArray[np.uint8]:
+    """Bright body with two dark lungs."""
+    pixels = np.full((height, width), 220, np.uint8)
+    top, bottom = height // 5, height * 4 // 5
+    pixels[top:bottom, width // 8 : width * 3 // 8] = 20
+    if left_lung:
+        pixels[top:bottom, width * 5 // 8 : width * 7 // 8] = 20
+    return pixels
+
+
 def draw(seed: int, size: int | tuple[int, int] = 512) -> Phantom:
     """Draw a chest X-ray.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from cxrseg.runtime.errors import CxrsegError
-from cxrseg.runtime.outputs import LUNGS, OVERLAY
+from cxrseg.runtime.outputs import IMAGE_ENDS
 
 DICOMDIR = "DICOMDIR"
 """Name of the file that lists a medium's images (PS3.10 8.6)."""
@@ -51,7 +51,7 @@ def list_folder(
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(home, name)
-            if name.startswith(".") or name.endswith((LUNGS, OVERLAY)) or is_dicomdir(path):
+            if name.startswith(".") or name.endswith(IMAGE_ENDS) or is_dicomdir(path):
                 continue
             wanted = path.suffix.lower() in known or (not has_suffix(path) and sniff(path))
             if wanted and path.is_file():

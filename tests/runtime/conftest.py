@@ -11,6 +11,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from phantoms import blocks
 from PIL import Image
 
 from cxrseg.runtime.card import METADATA_KEY, ModelCard
@@ -94,19 +95,9 @@ def model_file(tmp_path: Path) -> ModelFile:
     return make
 
 
-def chest(height: int = 120, width: int = 100, left_lung: bool = True) -> NDArray[np.uint8]:
-    """Bright body with two dark lungs."""
-    pixels = np.full((height, width), 220, np.uint8)
-    top, bottom = height // 5, height * 4 // 5
-    pixels[top:bottom, width // 8 : width * 3 // 8] = 20
-    if left_lung:
-        pixels[top:bottom, width * 5 // 8 : width * 7 // 8] = 20
-    return pixels
-
-
-@pytest.fixture(name="chest")
-def chest_fixture() -> Callable[..., NDArray[np.uint8]]:
-    return chest
+@pytest.fixture
+def chest() -> Callable[..., NDArray[np.uint8]]:
+    return blocks
 
 
 @pytest.fixture
@@ -126,7 +117,7 @@ def save_chest() -> SaveChest:
 
     def save(path: Path, **options: bool | int) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(chest(**options)).save(path)  # type: ignore[arg-type]
+        Image.fromarray(blocks(**options)).save(path)  # type: ignore[arg-type]
         return path
 
     return save

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import phantoms
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from cxrseg.runtime import Radiograph, Segmenter, quality, quality_table
+from cxrseg.runtime.flags import Flag
+from cxrseg.runtime.labels import PROTOCOLS, labels_of
+from cxrseg.runtime.orientation import Orientation
+
+FIELDS = labels_of("fields")
+WELL = {"right_lung": 0.14, "left_lung": 0.13}
+EXAMPLE = Path(__file__).parents[2] / "examples/phantom.png"
+
+Pixels = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return Segmenter(device="cpu", threads=1)
+
+
+def drawn(seed: int) -> Pixels:
+    return np.asarray(phantoms.draw(seed, 320).image / 255, np.float32)
+
+
+def codes(flags: tuple[Flag, ...]) -> list[str]:
+    return [flag.code for flag in flags]
+
+
+def logits_of(mask: NDArray[np.uint8], height: float = 8) -> NDArray[np.float32]:
+    """Return sharp logits [2, h, w] of a label mask."""
+    return np.stack([np.where(mask == value, height, -height) for value in (1, 2)]).astype("f4")
+
+
+def assessed(pixels: Pixels, mask: NDArray[np.uint8], **options: object) -> list[str]:
+    shares = {x.name: float(np.mean(mask == x.value)) for x in FIELDS}
+    return codes(quality.assess(pixels, logits_of(mask), FIELDS, shares, **options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_phantoms_are_not_flagged(segmenter: Segmenter, seed: int) -> None:
+    assert codes(segmenter.segment(drawn(seed)).flags) == []
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_example_is_not_flagged(protocol: str) -> None:
+    result = Segmenter(device="cpu", threads=1, protocol=protocol).segment(EXAMPLE)  # type: ignore[arg-type]
+    assert result.flags == ()
+
+
+CHANGES: list[tuple[str, Callable[[Pixels], Pixels], list[str]]] = [
+    ("inverted", lambda x: 1 - x, ["inverted"]),
+    ("upside down", lambda x: x[::-1, ::-1], ["upside_down"]),
+    ("left turn", np.rot90, ["rotated"]),
+    ("right turn", lambda x: np.rot90(x, 3), ["rotated"]),
+    (
+        "cut",
+        lambda x: x[:, int(0.35 * x.shape[1]) :],
+        ["cropped", "implausible_shape", "not_chest"],
+    ),
+    ("noise", lambda x: np.random.default_rng(1).random(x.shape, np.float32), ["not_chest"]),
+]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("change", "expected"), [x[1:] for x in CHANGES], ids=[x[0] for x in CHANGES]
+)
+def test_what_should_be_flagged(
+    segmenter: Segmenter, change: Callable[[Pixels], Pixels], expected: list[str], seed: int
+) -> None:
+    result = segmenter.segment(np.ascontiguousarray(change(drawn(seed))))
+    found = codes(result.flags)
+    assert found[0] in expected
+    for flag in result.flags:
+        assert flag.reason[0].islower() and not flag.reason.endswith(".")
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_blank_image_is_flagged(segmenter: Segmenter) -> None:
+    for gray in (0.0, 0.5, 1.0):
+        result = segmenter.segment(Radiograph(np.full((300, 300), gray, np.float32)))
+        assert codes(result.flags) in (["no_lung"], ["not_chest"])
+
+
+def test_image_that_its_file_tells_to_be_turned_is_fine(segmenter: Segmenter) -> None:
+    turned = Radiograph(np.ascontiguousarray(drawn(0).T), orientation=Orientation("F", "L"))
+    assert segmenter.segment(turned).flags == ()
+
+
+def test_mirrored_chest_is_told_by_heart_and_outlines() -> None:
+    found = 0
+    for seed in range(8):
+        phantom = phantoms.draw(seed, 320)
+        pixels = np.asarray(phantom.image / 255, np.float32)
+        assert "mirrored" not in assessed(pixels, phantom.mask)
+        swapped = np.array([0, 2, 1], np.uint8)[phantom.mask]
+        found += "mirrored" in assessed(pixels[:, ::-1].copy(), swapped[:, ::-1].copy())
+    assert found >= 1
+
+
+def test_cause_is_told_once() -> None:
+    phantom = phantoms.draw(0, 320)
+    inverted = np.asarray(1 - phantom.image / 255, np.float32)
+    assert assessed(inverted, phantom.mask) == ["inverted"]
+    lies = Flag("photometric_lies", "said by the reader")
+    assert assessed(inverted, phantom.mask, known=[lies]) == []
+    noise = np.random.default_rng(0).random((320, 320), np.float32)
+    assert assessed(noise, phantom.mask) == ["not_chest"]
+    assert assessed(noise, phantom.mask, known=[Flag("not_frontal_view", "said")]) == []
+
+
+def test_missing_lungs() -> None:
+    phantom = phantoms.draw(0, 320)
+    pixels = np.asarray(phantom.image / 255, np.float32)
+    one = np.where(phantom.mask == 2, 0, phantom.mask).astype(np.uint8)
+    assert assessed(pixels, one) == ["lung_missing"]
+    assert assessed(pixels, np.zeros_like(one)) == ["no_lung"]
+
+
+def test_strange_outlines() -> None:
+    phantom = phantoms.draw(0, 320)
+    pixels = np.asarray(phantom.image / 255, np.float32)
+    rows = np.arange(320)[:, None]
+    half = np.where(rows < 100, phantom.mask, 0).astype(np.uint8)
+    assert assessed(pixels, half)[0] in ("implausible_shape", "not_chest")
+    squares = np.zeros_like(phantom.mask)
+    squares[100:150, 60:110], squares[100:150, 230:260] = 1, 2
+    squares[220:260, 60:110] = 1
+    assert assessed(pixels, squares)
+
+
+def test_pieces() -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[10:30, 10:20], mask[40:50, 10:20], mask[10:50, 40:50] = 1, 1, 2
+    (flag,) = quality._fragmented(mask, FIELDS)
+    assert flag.code == "fragmented" and "right lung" in flag.reason
+    assert flag.value == pytest.approx(1 / 3) and flag.threshold == quality.FRAGMENTED
+
+
+def test_unsure_outlines() -> None:
+    phantom = phantoms.draw(0, 320)
+    pixels = np.asarray(phantom.image / 255, np.float32)
+    shy = quality.assess(pixels, logits_of(phantom.mask, 1), FIELDS, WELL)
+    assert codes(shy) == ["low_confidence"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (lambda x: np.round(x * 10) / 255, "low_contrast"),
+        (lambda x: np.clip(3 * x - 1.8, 0, 1), "saturated"),
+        (lambda x: np.clip(3 * x, 0, 1), "saturated"),
+    ],
+)
+def test_spoiled_gray_values(spoil: Callable[[Pixels], Pixels], code: str) -> None:
+    phantom = phantoms.draw(1, 320)
+    pixels = np.asarray(spoil(phantom.image / 255), np.float32)
+    assert code in assessed(pixels, phantom.mask)
+
+
+def test_dark_file_of_many_gray_levels_is_fine() -> None:
+    phantom = phantoms.draw(1, 320)
+    twelve_bits = np.asarray(phantom.image / 255 * 4095 / 65535, np.float32)
+    assert assessed(twelve_bits, phantom.mask) == []
+
+
+def test_tiny_image() -> None:
+    phantom = phantoms.draw(0, 320)
+    small = np.asarray(phantoms.draw(0, (80, 90)).image / 255, np.float32)
+    assert assessed(small, phantom.mask) == ["tiny"]
+
+
+def test_mirrored_shape_is_the_shape_of_the_mirrored_mask() -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[10:50, 8:24], mask[12:40, 38:58], mask[12:20, 38:45] = 1, 2, 0
+    swapped = np.array([0, 2, 1], np.uint8)[mask][:, ::-1].copy()
+    there = quality.shape(mask)
+    assert there is not None
+    np.testing.assert_allclose(quality.mirrored_shape(there), quality.shape(swapped), atol=1e-9)
+    assert quality.shape(np.zeros((64, 64), np.uint8)) is None
+
+
+def test_thumbnail_ignores_gray_scale_and_border() -> None:
+    pixels = drawn(2)
+    plain = quality.thumbnail(pixels)
+    assert plain is not None and plain.shape == (quality.CELLS, quality.CELLS)
+    assert plain.mean() == pytest.approx(0, abs=1e-6) and plain.std() == pytest.approx(1, abs=1e-6)
+    framed = quality.thumbnail(np.pad(0.2 + 0.5 * pixels, 60))
+    assert framed is not None and np.abs(framed - plain).max() < 0.6
+    assert quality.thumbnail(np.zeros((50, 50), np.float32)) is None
+
+
+def test_normal_survives_its_text() -> None:
+    rng = np.random.default_rng(0)
+    normal = quality.Normal(rng.normal(size=5), np.triu(rng.uniform(1, 2, (5, 5))))
+    again = quality.Normal.from_text(normal.to_text())
+    points = rng.normal(size=(7, 5))
+    np.testing.assert_allclose(again.distance(points), normal.distance(points), rtol=1e-2)
+    inverse = np.linalg.inv(normal.root.T @ normal.root)
+    np.testing.assert_allclose(quality.spreads(normal), np.sqrt(np.diag(inverse)))
+
+
+def test_table_is_whole() -> None:
+    assert set(quality_table.NORMALS) == {"look", *PROTOCOLS}
+    assert set(quality_table.USUAL_UNCERTAINTY) == set(PROTOCOLS)
+    assert quality.usual("look").mean.size == quality.CELLS**2
+    assert all(quality.usual(protocol).mean.size == 12 for protocol in PROTOCOLS)
+
+
+def save(pixels: Pixels, path: Path) -> Path:
+    Image.fromarray((255 * pixels).astype(np.uint8)).save(path)
+    return path
+
+
+def test_strict_run_withholds_what_is_flagged(run_cxrseg, xrays: Path) -> None:
+    good, bad = save(drawn(0), xrays / "a.png"), save(drawn(0)[::-1], xrays / "b.png")
+    result = run_cxrseg("--strict", "--device", "cpu", bad, good)
+    assert result.code == 3 and not result.errors
+    refused, done = result.out.splitlines()
+    assert "-> nothing, --strict [flag: the image seems to be upside down]" in refused
+    assert "a_lungs.png" in done and "[flag" not in done
+    names = {path.name for path in xrays.iterdir()}
+    assert names == {"a.png", "b.png", "a_lungs.png", "a_overlay.png", "a.json"}
+
+
+def test_strict_run_without_flags_ends_well(run_cxrseg, xrays: Path) -> None:
+    assert run_cxrseg("--strict", save(drawn(0), xrays / "a.png")).code == 0
+
+
+def test_failure_outweighs_a_flag(run_cxrseg, xrays: Path) -> None:
+    bad = save(drawn(0)[::-1], xrays / "b.png")
+    (xrays / "c.png").write_bytes(b"no image")
+    assert run_cxrseg("--strict", xrays / "c.png", bad).code == 1
+    assert run_cxrseg("--strict", bad, xrays / "c.png").code == 1
+
+
+def test_run_that_is_not_strict_writes_and_tells(run_cxrseg, xrays: Path) -> None:
+    result = run_cxrseg(save(drawn(0)[::-1], xrays / "b.png"))
+    assert result.code == 0 and "[flag: the image seems to be upside down]" in result.out
+    (flag,) = json.loads((xrays / "b.json").read_text())["flags"]
+    assert flag["code"] == "upside_down" and flag["value"] > flag["threshold"]
