@@ -30,7 +30,7 @@ from cxrseg.runtime.readers import READERS, codecs, dicom, polarity
 # Some of these files are made wrong on purpose, which pydicom warns of while writing.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")
 
-REAL = Path("/work/shared/data/dicom")
+REAL = Path(__file__).parents[3] / "shared/data/dicom"
 
 PHANTOM = phantoms.draw(1, (200, 180)).image
 """uint8 [200, 180], dense tissue bright."""
