@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,29 +10,21 @@ import click
 
 from cxrseg.benchmarks.options import (
     columns_and_values,
+    device_option,
     limit_option,
     output_option,
     split_option,
     threads_option,
     where_option,
 )
-from cxrseg.runtime.console import echo
-from cxrseg.runtime.devices import AUTO, DEVICES
+from cxrseg.runtime.console import echo, watched
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.labels import PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
-    from cxrseg.benchmarks.scoring import Score
+    pass
 
 _PATH = click.Path(path_type=Path)
-
-
-def _with_progress(scores: Iterator[Score], count: int) -> Iterator[Score]:
-    if count < 2 or not sys.stderr.isatty():
-        yield from scores
-        return
-    with click.progressbar(scores, length=count, file=sys.stderr, show_pos=True) as bar:
-        yield from bar
 
 
 @click.command("accuracy")
@@ -68,13 +58,7 @@ def _with_progress(scores: Iterator[Score], count: int) -> Iterator[Score]:
     help="Draw the ten images of the lowest Dice there, with the outlines of model and"
     " reference. It shows images of patients: store it like them.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(DEVICES),
-    default=AUTO,
-    show_default=True,
-    help="What to compute on.",
-)
+@device_option
 @threads_option
 @limit_option
 @click.option(
@@ -152,7 +136,7 @@ def command(
     segmenter = Segmenter(model, device, threads, protocol)
 
     date = now()
-    scores = list(_with_progress(score(segmenter, cases, by), len(cases)))
+    scores = list(watched(score(segmenter, cases, by), len(cases)))
     figures = summaries(scores, by, seed)
     loaded = segmenter.model
     title = f"{segmenter.path.name} on {data.name}, split {split}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from cxrseg.benchmarks.record import table
+from cxrseg.benchmarks.record import circumstances, table
 from cxrseg.benchmarks.scoring import MIN_FOUND, Agreement, Score
 from cxrseg.benchmarks.summary import DIGITS, Figures, Spread, Summary, worst
 
@@ -183,13 +183,11 @@ def markdown(title: str, record: Mapping[str, Any], parts: Sequence[str]) -> str
         record: The result's data, with command, date, machine, versions, model and seed.
         parts: Tables and paragraphs.
     """
-    machine, versions = record["machine"], record["versions"]
     facts = [
         f"# Accuracy: {title}",
         f"`{record['command']}`",
-        f"{record['date']}, {machine['cpu']}, {machine['cores']} cores, {machine['system']}; "
-        + ", ".join(f"{name} {version}" for name, version in versions.items())
-        + f"; model SHA-256 `{record['model']['sha256']}`; bootstrap seed {record['seed']}.",
+        f"{circumstances(record)}; model SHA-256 `{record['model']['sha256']}`; "
+        f"bootstrap seed {record['seed']}.",
         DEFINITIONS,
     ]
     return "\n\n".join([*facts, *parts])

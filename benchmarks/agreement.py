@@ -615,13 +615,13 @@ def _plain_speed(speed: Speed, placements: Mapping[str, Mapping[str, int]]) -> d
 
 
 def _markdown(title: str, record: Mapping[str, Any], tables: Sequence[str]) -> str:
-    machine, versions, settings = record["machine"], record["versions"], record["settings"]
+    from cxrseg.benchmarks.record import circumstances
+
+    settings = record["settings"]
     facts = [
         f"# Agreement: {title}",
         f"`{record['command']}`",
-        f"{record['date']}, {machine['cpu']}, {machine['cores']} cores, {machine['system']}; "
-        + ", ".join(f"{name} {version}" for name, version in versions.items())
-        + f"; model SHA-256 `{record['model']['sha256']}`.",
+        f"{circumstances(record)}; model SHA-256 `{record['model']['sha256']}`.",
         "Label masks at the size of the model's input; share of pixels with the same label. "
         f"Latency: the network alone on the first image, {settings['runs']} runs after "
         f"{settings['warmup']} that are dropped, providers in turn in shuffled order, threads "

@@ -618,14 +618,14 @@ def command(
 
 
 def _markdown(title: str, record: Mapping[str, Any], page: str) -> str:
-    machine, versions, settings = record["machine"], record["versions"], record["settings"]
+    from cxrseg.benchmarks.record import circumstances
+
+    settings = record["settings"]
     height, width = settings["image"]
     facts = [
         f"# Latency: {title}",
         f"`{record['command']}`",
-        f"{record['date']}, {machine['cpu']}, {machine['cores']} cores, {machine['system']}; "
-        + ", ".join(f"{name} {version}" for name, version in versions.items())
-        + f"; seed {record['seed']}.",
+        f"{circumstances(record)}; seed {record['seed']}.",
         f"Medians. Latency: one inference of the network alone, {settings['runs']} runs after "
         f"{settings['warmup']} that are dropped; the models take turns in shuffled order. Load: "
         f"reading the file and creating the session, {settings['loads']} times. Image: "

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from cxrseg.runtime.devices import AUTO, DEVICES
+
 
 def _terms(
     _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
@@ -28,6 +30,14 @@ output_option = click.option(
     metavar="FILE.json",
     type=click.Path(path_type=Path),
     help="Write the results there, and a table beside it as FILE.md.",
+)
+
+device_option = click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default=AUTO,
+    show_default=True,
+    help="What to compute on.",
 )
 
 threads_option = click.option(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +13,14 @@ import click
 
 from cxrseg.benchmarks.options import (
     columns_and_values,
+    device_option,
     limit_option,
     output_option,
     split_option,
     threads_option,
     where_option,
 )
-from cxrseg.runtime.console import echo
-from cxrseg.runtime.devices import AUTO, DEVICES
+from cxrseg.runtime.console import echo, watched
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.labels import PROTOCOLS, Protocol
 
@@ -179,14 +178,6 @@ def _cases(
     return [case for group in groups.values() for case in spread(group, limit)]
 
 
-def _with_progress(items: Iterator[Looked], count: int) -> Iterator[Looked]:
-    if count < 2 or not sys.stderr.isatty():
-        yield from items
-        return
-    with click.progressbar(items, length=count, file=sys.stderr, show_pos=True) as bar:
-        yield from bar
-
-
 @click.command("quality")
 @click.argument("model", required=False, type=_PATH)
 @click.option(
@@ -229,13 +220,7 @@ def _with_progress(items: Iterator[Looked], count: int) -> Iterator[Looked]:
     " and write them there. 250 images per source do: --limit 250.",
 )
 @output_option
-@click.option(
-    "--device",
-    type=click.Choice(DEVICES),
-    default=AUTO,
-    show_default=True,
-    help="What to compute on.",
-)
+@device_option
 @threads_option
 @limit_option
 @click.pass_context
@@ -287,7 +272,7 @@ def command(
 
     date = now()
     count = len(cases) * (1 + (len(transforms()) if generated else 0)) + len(images)
-    looked = list(_with_progress(look(segmenter, cases, images, generated), count))
+    looked = list(watched(look(segmenter, cases, images, generated), count))
     figures = shares(looked)
     title = f"{segmenter.path.name} on {data.name}, split {split}"
     tables = [shares_table(figures)]
@@ -373,13 +358,12 @@ def _fit(
 
 
 def _markdown(title: str, record: Mapping[str, Any], tables: Sequence[str]) -> str:
-    machine, versions = record["machine"], record["versions"]
+    from cxrseg.benchmarks.record import circumstances
+
     facts = [
         f"# Quality flags: {title}",
         f"`{record['command']}`",
-        f"{record['date']}, {machine['cpu']}, {machine['cores']} cores, {machine['system']}; "
-        + ", ".join(f"{name} {version}" for name, version in versions.items())
-        + f"; model SHA-256 `{record['model']['sha256']}`.",
+        f"{circumstances(record)}; model SHA-256 `{record['model']['sha256']}`.",
         record["definitions"],
     ]
     return "\n\n".join([*facts, *tables])

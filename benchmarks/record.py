@@ -94,6 +94,18 @@ def command_line(context: click.Context) -> str:
     return shlex.join(words)
 
 
+def circumstances(record: Mapping[str, Any]) -> str:
+    """Return when, on which machine and with which versions a record was made, without a period.
+
+    Args:
+        record: With the entries ``date`` and those of `environment`.
+    """
+    machine, versions = record["machine"], record["versions"]
+    programs = ", ".join(f"{name} {version}" for name, version in versions.items())
+    place = f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}"
+    return f"{record['date']}, {place}; {programs}"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return an aligned table that reads well as plain text and is Markdown.
 

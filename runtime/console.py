@@ -7,11 +7,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, TypeVar
 
 import click
 
 from cxrseg.runtime.errors import CxrsegError
+
+Item = TypeVar("Item")
 
 OK = 0
 FAILED = 1
@@ -134,3 +136,17 @@ def progress(total: int) -> Iterator[Lines]:
         return
     with click.progressbar(length=total, file=sys.stderr, show_pos=True) as bar:
         yield _Barred(bar)
+
+
+def watched(items: Iterator[Item], count: int) -> Iterator[Item]:
+    """Pass items on, with a progress bar on stderr as in `progress`.
+
+    Args:
+        items: What is worked on.
+        count: Number of items.
+    """
+    if count < 2 or not sys.stderr.isatty():
+        yield from items
+        return
+    with click.progressbar(items, length=count, file=sys.stderr, show_pos=True) as bar:
+        yield from bar
