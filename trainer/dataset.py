@@ -91,9 +91,9 @@ def seed_augmentation(dataset: LungDataset, seed: int) -> None:
         augment.set_random_state(seed % 2**32)
 
 
-def balanced_weights(samples: Sequence[Sample]) -> list[float]:
-    """Return sampling weights that let a group of n samples count as the square root of n."""
+def balanced_weights(samples: Sequence[Sample], power: float) -> list[float]:
+    """Return sampling weights that let a group of n samples count as n to a power in 0..1."""
     counts: dict[str, int] = {}
     for sample in samples:
         counts[sample.group] = counts.get(sample.group, 0) + 1
-    return [counts[sample.group] ** -0.5 for sample in samples]
+    return [counts[sample.group] ** (power - 1) for sample in samples]

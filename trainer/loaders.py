@@ -59,8 +59,9 @@ def train_loader(
     seed_augmentation(dataset, torch.initial_seed())
     count = stage.images_per_epoch or len(samples)
     sampler: Sampler[int]
-    if recipe.data.balance:
-        sampler = WeightedRandomSampler(balanced_weights(samples), count)
+    if recipe.data.balance < 1:
+        weights = balanced_weights(samples, recipe.data.balance)
+        sampler = WeightedRandomSampler(weights, count)
     else:
         sampler = RandomSampler(dataset, replacement=count > len(samples), num_samples=count)
     return plain_loader(recipe, dataset, stage, sampler)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from cxrseg.trainer.adapters import RankAllocation
@@ -35,6 +35,38 @@ class AllocateRanks(Callback):
     ) -> None:
         """Allocate."""
         self.allocation.step(trainer.global_step)
+
+
+class AverageWeights(EMAWeightAveraging):
+    """Validate and keep a moving average of the weights (Polyak averaging) while training.
+
+    Lightning's callback exchanges the two sets of weights for a validation. An exchange that Ctrl-C
+    leaves half done is undone before `KeepLast` saves, and the average is let go when training has
+    ended, so that the best weights can be validated as they are.
+
+    Args:
+        decay: Share of the average that each step keeps.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(decay=decay)
+        self._exchanged = False
+
+    def _swap_models(self, pl_module: LightningModule) -> None:
+        super()._swap_models(pl_module)
+        self._exchanged = not self._exchanged
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the average go."""
+        super().on_train_end(trainer, pl_module)
+        self._average_model = None
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Give the model the weights that are trained back."""
+        if self._exchanged:
+            self._swap_models(pl_module)
 
 
 class KeepLast(Checkpoint):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.labels import PROTOCOLS, Protocol, labels_of
@@ -29,14 +29,15 @@ class DataRecipe(_Settings):
     Attributes:
         where: Column -> accepted values; other rows of a CSV are left out.
         group_column: CSV column that names the source of a sample.
-        balance: Let a source of n samples count as the square root of n.
+        balance: A source of n samples is drawn as often as n to this power says: 1 for every image
+            alike, 0 for every source alike.
         val_images: Validation images per epoch, evenly chosen; 0 for all.
         workers: Processes that read and augment; -1 for one fewer than the CPUs, at most 8.
     """
 
     where: dict[str, list[str]] = Field(default_factory=dict)
     group_column: str = "source"
-    balance: bool = True
+    balance: float = Field(0.5, ge=0, le=1)
     val_images: int = Field(300, ge=0)
     workers: int = Field(-1, ge=-1)
 
@@ -53,6 +54,8 @@ class StageRecipe(_Settings):
         weight_decay: AdamW's, on matrices alone.
         warmup: Share of the steps in which the learning rate rises.
         patience: Epochs without a better score before training stops; 0 for never.
+        ema: Decay per step of the moving average of the weights that is validated and kept in place
+            of the last weights, for stage 1 without adapters; 0 for none.
     """
 
     epochs: int = Field(20, ge=1)
@@ -63,6 +66,7 @@ class StageRecipe(_Settings):
     weight_decay: float = Field(1e-2, ge=0)
     warmup: float = Field(0.1, gt=0, lt=1)
     patience: int = Field(0, ge=0)
+    ema: float = Field(0, ge=0, lt=1)
 
 
 class Recipe(_Settings):
@@ -110,6 +114,13 @@ class Recipe(_Settings):
         if not labels or len(set(labels)) != len(labels):
             raise ValueError("name each protocol once, at least one")
         return tuple(protocol for protocol in PROTOCOLS if protocol in labels)
+
+    @model_validator(mode="after")
+    def _average_of_weights_alone(self) -> Recipe:
+        # An average over steps that prune ranks, or track scales, belongs to no network that was.
+        if self.stage2.ema or (self.stage1.ema and self.method == "adalora"):
+            raise ValueError("ema is for stage 1 with the methods full and decoder")
+        return self
 
     @property
     def channels(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from cxrseg.trainer.data import Sample, of_split, summarize
 from cxrseg.trainer.dataset import LungDataset
 from cxrseg.trainer.loaders import evenly, plain_loader, train_loader, val_samples
 from cxrseg.trainer.lungsam import LungSAM, count_parameters, freeze
-from cxrseg.trainer.progress import AllocateRanks, KeepLast
+from cxrseg.trainer.progress import AllocateRanks, AverageWeights, KeepLast
 from cxrseg.trainer.quantization import calibrate, quantize, set_mode
 from cxrseg.trainer.recipe import Recipe, StageRecipe
 from cxrseg.trainer.report import StageReport
@@ -85,6 +85,8 @@ def run_stage(
     callbacks: list[Callback] = []
     if task.allocation is not None:
         callbacks.append(AllocateRanks(task.allocation))
+    if stage.ema:
+        callbacks.append(AverageWeights(stage.ema))
     callbacks += [
         ModelCheckpoint(
             folder,

@@ -494,12 +494,13 @@ class TestDataset:
         varied = augmentation(recipe, 64)({"image": image.copy(), "mask": image.copy()})
         np.testing.assert_array_equal(np.asarray(varied["image"]), image)
 
-    def test_large_groups_count_as_their_root(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("power", [0, 0.5, 1])
+    def test_groups_count_as_a_power_of_their_size(self, power: float, tmp_path: Path) -> None:
         file = tmp_path / "x.png"
         samples = [Sample(file, file, "train", "fields", g) for g in "a" * 16 + "b" * 4 + "c"]
-        weights = balanced_weights(samples)
-        assert sum(weights[:16]) == pytest.approx(4 * weights[-1])
-        assert sum(weights[16:20]) == pytest.approx(2 * weights[-1])
+        weights = balanced_weights(samples, power)
+        assert sum(weights[:16]) == pytest.approx(16**power * weights[-1])
+        assert sum(weights[16:20]) == pytest.approx(4**power * weights[-1])
         assert len(of_split(samples, "val")) == 0
 
 

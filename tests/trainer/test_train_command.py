@@ -55,6 +55,14 @@ def refused(outcome: Any, code: int, *words: str) -> None:
 
 
 class TestRefusals:
+    def test_average_of_adapters(
+        self, call_here: Call, recipe: Callable[[str], Path], tmp_path: Path
+    ) -> None:
+        settings = recipe("stage1: {ema: 0.9}\n")
+        data = ("--recipe", settings, "--method", "adalora")
+        done = call_here("train", tmp_path, "-o", tmp_path / "run", *data)
+        refused(done, 1, "ema is for stage 1")
+
     def test_help_lists_the_options(self, call_here: Call) -> None:
         done = call_here("train", "--help")
         assert done.code == 0
@@ -344,6 +352,37 @@ class TestInterruption:
 
         again = call_here("train", small_data, "-o", run, "--recipe", settings)
         refused(again, 1, "holds a run already")
+
+
+def test_average_of_weights_is_kept_over_a_kill(
+    start: Start, call: Call, small_data: Path, recipe: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The checkpoint holds the average, its training state the weights, and both go on."""
+    settings = recipe("stage1: {epochs: 6, images_per_epoch: 40, batch_size: 4, ema: 0.9}\n")
+    run = tmp_path / "run"
+    args = (small_data, "-o", run, "--recipe", settings, "--stage", "1")
+    process = start(*args)
+    last = run / "stage1/last.ckpt"
+    wait_for(last, process, tmp_path / "log")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (run / "stage1.ckpt").exists(), "killed too late to test anything"
+    saved = torch.load(last, weights_only=True)
+    name = "model.image_encoder.patch_embed.proj.weight"
+    assert not torch.equal(saved["state_dict"][name], saved["current_model_state"][name])
+
+    done = call("train", *args, "--resume")
+    assert done.code == 0, done.err[-2000:]
+    best = torch.load(run / "stage1/best.ckpt", weights_only=True)["state_dict"][name]
+    kept = load(run / "model.ckpt")
+    assert torch.equal(kept.model.state_dict()[name.removeprefix("model.")], best)
+    logged = [
+        float(row["val_dice"])
+        for path in (run / "stage1").rglob("metrics.csv")
+        for row in csv.DictReader(path.open(newline=""))
+        if row.get("val_dice")
+    ]
+    assert kept.description.metrics["val_dice"] == pytest.approx(max(logged), abs=1e-6)
 
 
 def test_quantization_goes_on_after_a_kill(
