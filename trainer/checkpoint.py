@@ -30,7 +30,9 @@ from cxrseg.trainer.sam import Architecture, read_torch_file
 from cxrseg.trainer.sensitivity import Sensitivity
 
 FORMAT = "cxrseg-checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Since 2, keys and values are int8: ranges of older quantized networks do not fit."""
+
 PREFIX = "model."
 
 
@@ -97,6 +99,8 @@ class Description:
         if int(data["format_version"]) > FORMAT_VERSION:
             raise ValueError("of a newer version of this program")
         adapters, quantization = data["adapters"], data["quantization"]
+        if int(data["format_version"]) < FORMAT_VERSION and quantization is not None:
+            raise ValueError("quantized by an older version: repeat stage 2 from its stage1.ckpt")
         return cls(
             architecture=Architecture.from_dict(data["architecture"]),
             labels=tuple(data["labels"]),

@@ -2,7 +2,9 @@
 
 Activations are uint8, per tensor, asymmetric, with ranges tracked as a moving average. Weights
 are int8, per output channel, symmetric, within +-63 by default: integer kernels of CPUs without
-VNNI add pairs of products in 16 bits, which weights beyond 7 bits saturate silently.
+VNNI add pairs of products in 16 bits, which weights beyond 7 bits saturate silently. Keys and
+values are activations, but the second operands of their products, and so are int8 as weights are:
+the fast kernels (VNNI, AMX) take uint8 times int8 alone.
 
 The quantizer of a Linear sees its effective weight, adapters merged, so the network learns to
 bear the very rounding that it will be shipped with. LayerNorm, softmax, GELU and residual sums
@@ -33,7 +35,8 @@ class QuantizationConfig(BaseModel):
     """How a model is quantized; plain data in recipe and checkpoint.
 
     Attributes:
-        weight_bits: 7 (weights within +-63, exact on every CPU) or 8 (+-127, needs VNNI).
+        weight_bits: 7 (weights, keys and values within +-63, exact on every CPU) or 8 (+-127, needs
+            VNNI).
         keep_float: Patterns of layer names, as in the shell, that stay in floating point.
         momentum: Weight of a new batch in the tracked activation ranges.
         min_sqnr: A layer stays in floating point where its quantization alone lowers the logits'
@@ -60,7 +63,6 @@ class ActivationQuantizer(nn.Module):
 
     Args:
         momentum: Weight of a new batch in the moving average of minimum and maximum.
-        holds: A number >= 0 that the range always holds, besides zero.
     """
 
     low: Tensor
@@ -68,10 +70,9 @@ class ActivationQuantizer(nn.Module):
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, momentum: float, holds: float = 0.0) -> None:
+    def __init__(self, momentum: float) -> None:
         super().__init__()
         self.momentum = momentum
-        self.holds = holds
         self.mode: Mode = "bypass"
         self.tracking = True
         self.observed = 0
@@ -82,12 +83,11 @@ class ActivationQuantizer(nn.Module):
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
-        """Update range, scale and zero point from x; the range holds zero and `holds`.
+        """Update range, scale and zero point from x.
 
         In mode ``observe`` the range is the mean over the batches; later it is a moving average.
         """
-        low, high = torch.aminmax(x.detach())
-        low, high = low.float().clamp(max=0), high.float().clamp(min=self.holds)
+        low, high = self.range_of(x.detach())
         if self.mode == "observe":
             self.observed += 1
             weight = 1 / self.observed
@@ -95,6 +95,16 @@ class ActivationQuantizer(nn.Module):
             weight = self.momentum
         self.low.lerp_(low, weight)
         self.high.lerp_(high, weight)
+        self.fit_scale()
+
+    def range_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the range that x asks for; it holds zero."""
+        low, high = torch.aminmax(x)
+        return low.float().clamp(max=0), high.float().clamp(min=0)
+
+    @torch.no_grad()
+    def fit_scale(self) -> None:
+        """Set scale and zero point to the range."""
         self.scale.copy_(((self.high - self.low) / LEVELS).clamp(min=1e-8))
         self.zero_point.copy_((-self.low / self.scale).round().clamp(0, LEVELS).int())
 
@@ -111,6 +121,42 @@ class ActivationQuantizer(nn.Module):
         if self.mode != "quantize":
             return x
         return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, 0, LEVELS)
+
+
+class OperandQuantizer(ActivationQuantizer):
+    """Per-tensor int8 fake quantizer with a tracked range about zero, for second operands.
+
+    What exceeds the range is clipped to it, so that no integer exceeds the limit of the weights.
+
+    Args:
+        momentum: As in `ActivationQuantizer`.
+        limit: Largest integer.
+        holds: A number >= 0 that the range always holds.
+    """
+
+    def __init__(self, momentum: float, limit: int, holds: float = 0.0) -> None:
+        super().__init__(momentum)
+        self.limit = limit
+        self.holds = holds
+
+    def range_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the range that x asks for; it is as wide on both sides of zero."""
+        high = x.abs().amax().float().clamp(min=self.holds)
+        return -high, high
+
+    @torch.no_grad()
+    def fit_scale(self) -> None:
+        """Set the scale to the range; the zero point is 0."""
+        self.scale.copy_((self.high / self.limit).clamp(min=1e-8))
+
+    def repeat(self, x: Tensor) -> Tensor:
+        """Quantize like `forward`, but let the range be."""
+        if self.mode != "quantize":
+            return x
+        clipped = torch.clamp(x, self.low, self.high)
+        return torch.fake_quantize_per_tensor_affine(
+            clipped, self.scale, self.zero_point, -128, 127
+        )
 
 
 class QuantizedWeight(nn.Module):
@@ -264,10 +310,16 @@ def quantize(model: LungSAM, config: QuantizationConfig) -> None:
     for name in attention_names(model):
         if not kept(f"{name}.matmul"):
             attention: Any = model.get_submodule(name)
-            for operand in ATTENTION_OPERANDS:
+            limit = weight_limit(config.weight_bits)
+            made = {
+                "query": ActivationQuantizer(config.momentum),
                 # One-hot rows share the range of the keys.
-                holds = 1.0 if operand == "key" else 0.0
-                attention.quantizers[operand] = ActivationQuantizer(config.momentum, holds)
+                "key": OperandQuantizer(config.momentum, limit, holds=1.0),
+                "probability": ActivationQuantizer(config.momentum),
+                "value": OperandQuantizer(config.momentum, limit),
+            }
+            for operand in ATTENTION_OPERANDS:
+                attention.quantizers[operand] = made[operand]
 
 
 def unquantize(model: LungSAM) -> None:
@@ -295,11 +347,14 @@ def set_mode(model: nn.Module, mode: Mode) -> None:
 
 
 def set_weight_bits(model: nn.Module, bits: int) -> None:
-    """Round weights to another number of bits, 7 or 8, with scales to match."""
+    """Round weights, keys and values to another number of bits, 7 or 8, with scales to match."""
     for module in quantizers(model):
         if isinstance(module, QuantizedWeight):
             module.limit = weight_limit(bits)
             module.update_scale(module.raw_weight())
+        elif isinstance(module, OperandQuantizer):
+            module.limit = weight_limit(bits)
+            module.fit_scale()
 
 
 def set_tracking(model: nn.Module, tracking: bool) -> None:

@@ -242,6 +242,12 @@ def test_newer_format_says_so(finished: tuple[Path, LungSAM]) -> None:
         load(path)
 
 
+def test_older_quantization_says_so(finished: tuple[Path, LungSAM]) -> None:
+    path = damaged(finished[0], lambda d: parts(d)[0].update(format_version=1))
+    with pytest.raises(CxrsegError, match="repeat stage 2"):
+        load(path)
+
+
 @pytest.mark.parametrize(
     "content",
     [

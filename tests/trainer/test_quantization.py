@@ -18,6 +18,7 @@ from cxrseg.trainer.lungsam import LungSAM
 from cxrseg.trainer.quantization import (
     LEVELS,
     ActivationQuantizer,
+    OperandQuantizer,
     QuantizationConfig,
     QuantizedConv2d,
     QuantizedLinear,
@@ -27,6 +28,7 @@ from cxrseg.trainer.quantization import (
     quantize,
     set_mode,
     set_tracking,
+    set_weight_bits,
     unquantize,
 )
 
@@ -177,8 +179,9 @@ def test_calibration(nano: Make, images: Tensor) -> None:
         if isinstance(module, ActivationQuantizer):
             assert module.mode == "quantize", name
             assert module.low <= 0 <= module.high and module.low < module.high, name
+            levels = 2 * 63 if isinstance(module, OperandQuantizer) else LEVELS
             assert float(module.scale) == pytest.approx(
-                float(module.high - module.low) / LEVELS, rel=1e-5
+                float(module.high - module.low) / levels, rel=1e-5
             )
     probability = model.get_submodule("image_encoder.blocks.0.attn.quantizers.probability")
     assert float(probability.get_buffer("low")) == 0
@@ -279,6 +282,43 @@ def test_activations_are_within_half_a_step(
     assert ((rounded - values).abs()[inside] <= step * 0.5 + 1e-4 * step + 1e-5).all()
     assert (rounded >= bottom - 1e-3 * step).all() and (rounded <= top + 1e-3 * step).all()
     assert float(quantizer(torch.zeros(1))) == 0, "zero must be exact"
+
+
+@settings(max_examples=150, deadline=None)
+@given(x=FLOATS, seen=FLOATS, limit=st.sampled_from([63, 127]))
+def test_second_operands_keep_their_limit(
+    x: np.ndarray[tuple[int], np.dtype[np.float32]],
+    seen: np.ndarray[tuple[int], np.dtype[np.float32]],
+    limit: int,
+) -> None:
+    """Whatever comes, no integer exceeds the limit, and within the range each is the nearest."""
+    quantizer = OperandQuantizer(momentum=1.0, limit=limit, holds=1.0)
+    quantizer.observe(torch.from_numpy(seen))
+    quantizer.mode = "quantize"
+    quantizer.eval()
+    values, scale = torch.from_numpy(x), float(quantizer.scale)
+    high = float(quantizer.high)
+    assert high == pytest.approx(max(1.0, float(np.abs(seen).max())))
+    integers = quantizer(values) / scale
+    assert int(integers.abs().max().round()) <= limit
+    nearest = values.clamp(-high, high) / scale
+    assert (integers - nearest).abs().max() <= 0.5 + 1e-3
+    assert float(quantizer(torch.zeros(1))) == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bits", [7, 8])
+def test_bits_of_weights_are_those_of_keys_and_values(
+    bits: int, nano: Make, images: Tensor
+) -> None:
+    model = nano()
+    quantize(model, SEVEN)
+    calibrate(model, [images])
+    set_weight_bits(model, bits)
+    found = [m for m in model.modules() if isinstance(m, OperandQuantizer)]
+    assert len(found) == 2 * model.architecture.depth
+    for module in found:
+        assert float(module.high / module.scale) == pytest.approx(2 ** (bits - 1) - 1)
 
 
 @settings(max_examples=60, deadline=None)
