@@ -7,7 +7,15 @@ from typing import NoReturn
 
 import click
 
-from cxrseg.benchmarks import accuracy, agreement, compression, emulation, latency, quality
+from cxrseg.benchmarks import (
+    accuracy,
+    agreement,
+    compression,
+    emulation,
+    latency,
+    quality,
+    quality_fit,
+)
 from cxrseg.runtime.console import run_command
 
 
@@ -36,6 +44,7 @@ command.add_command(compression.command)
 command.add_command(emulation.command)
 command.add_command(latency.command)
 command.add_command(quality.command)
+command.add_command(quality_fit.command)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

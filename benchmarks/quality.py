@@ -157,10 +157,20 @@ def shares_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     return table(["images", "n", "flagged", "codes"], rows)
 
 
-def _cases(
+def good_images(
     data: Path, split: str, where: Sequence[tuple[str, str]], limit: int | None
 ) -> list[Case]:
-    """Return the rows of both protocols: how a reference was drawn does not matter here."""
+    """Return the rows of both protocols: how a reference was drawn does not matter here.
+
+    Args:
+        data: The CSV.
+        split: Value of its column ``split``.
+        where: Column and value that a row must have.
+        limit: Images of each source, spread evenly; None = all.
+
+    Raises:
+        CxrsegError: As `read_cases`.
+    """
     from cxrseg.benchmarks.cases import read_cases, spread
 
     found: dict[str, Case] = {}
@@ -211,14 +221,6 @@ def _cases(
     show_default=True,
     help="What to segment.",
 )
-@click.option(
-    "--fit",
-    "table_file",
-    metavar="FILE.py",
-    type=_PATH,
-    help="Measure nothing: fit the runtime's constants to the split train, whatever --split says,"
-    " and write them there. 250 images per source do: --limit 250.",
-)
 @output_option
 @device_option
 @threads_option
@@ -233,7 +235,6 @@ def command(
     suspects: tuple[Path, ...],
     generated: bool,
     protocol: Protocol,
-    table_file: Path | None,
     output: Path | None,
     device: str,
     threads: int | None,
@@ -243,12 +244,8 @@ def command(
 
     MODEL is a file written by cxrseg-export; by default the one that ships with cxrseg. Rows of
     every protocol are taken; figures are given per value of the column source, and --limit counts
-    images of each source. The thresholds were chosen on the split val.
-
-    \b
-    When another model ships, fit the constants to its masks, then look at the false alarms:
-      cxrseg-bench quality --data pairs.csv --fit runtime/quality_table.py --limit 250
-      cxrseg-bench quality --data pairs.csv --split val --suspect lateral/
+    images of each source. The limits come from cxrseg-bench quality-fit, never from the split
+    test.
 
     \b
     Rows of the split external are evaluated with --split external alone.
@@ -259,12 +256,7 @@ def command(
     from cxrseg.runtime.segmenter import Segmenter
     from cxrseg.runtime.session import default_threads
 
-    if table_file is not None:
-        if suspects or generated or output is not None:
-            raise click.UsageError("--fit measures nothing: leave --suspect, --transforms, -o out")
-        _fit(model, data, where, table_file, device, threads, limit)
-        return
-    cases = _cases(data, split, columns_and_values(where), limit)
+    cases = good_images(data, split, columns_and_values(where), limit)
     images = [(folder.name, path) for folder in suspects for path in find_images([folder])]
     if output is not None:
         check_output(output)
@@ -295,7 +287,7 @@ def command(
             "provider": loaded.provider,
             "threads": threads or default_threads(),
             "protocol": protocol,
-            "thresholds": thresholds(),
+            "thresholds": thresholds(protocol),
             "fitted_to_model": _fitted_to(),
         },
         "data": {
@@ -319,42 +311,23 @@ def command(
     echo(f"written: {output}, {output.with_suffix('.md')}")
 
 
-def thresholds() -> dict[str, float]:
+def thresholds(protocol: Protocol) -> dict[str, float]:
     """Return name -> value of the runtime's thresholds."""
     from cxrseg.runtime import quality
 
-    return {
-        name.lower(): round(float(value), 4)
+    constants = {
+        name.lower(): value
         for name, value in vars(quality).items()
         if name.isupper() and not name.startswith("_") and isinstance(value, (int, float))
     }
+    found = {**constants, **quality.limits(protocol)}
+    return {name: round(float(value), 4) for name, value in found.items()}
 
 
 def _fitted_to() -> str:
     from cxrseg.runtime.quality_table import MODEL
 
     return MODEL
-
-
-def _fit(
-    model: Path | None,
-    data: Path,
-    where: Sequence[str],
-    table_file: Path,
-    device: str,
-    threads: int | None,
-    limit: int | None,
-) -> None:
-    from cxrseg.benchmarks.quality_fit import check_table, fit, write_table
-    from cxrseg.runtime.models import default_model
-    from cxrseg.runtime.session import load_model
-
-    check_table(table_file)
-    cases = _cases(data, "train", columns_and_values(where), limit)
-    loaded = load_model(default_model() if model is None else model, device, threads)
-    echo(f"cxrseg-bench: fitting to {len(cases)} images ...", err=True)
-    write_table(table_file, fit(loaded, cases))
-    echo(f"written: {table_file}")
 
 
 def _markdown(title: str, record: Mapping[str, Any], tables: Sequence[str]) -> str:

@@ -1,165 +1,225 @@
-"""Fit the constants of the runtime's quality flags to training images."""
+"""``cxrseg-bench quality-fit``: fit the runtime's flags to a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+import click
 
-from cxrseg.benchmarks.cases import Case
+from cxrseg.benchmarks.options import (
+    columns_and_values,
+    device_option,
+    output_option,
+    threads_option,
+    where_option,
+)
+from cxrseg.benchmarks.quality import good_images
+from cxrseg.runtime.console import echo, watched
 from cxrseg.runtime.errors import CxrsegError
-from cxrseg.runtime.files import write_together
-from cxrseg.runtime.labels import PROTOCOLS, Protocol, labels_of
-from cxrseg.runtime.postprocess import label_mask
-from cxrseg.runtime.preprocess import preprocess
-from cxrseg.runtime.quality import Normal, grid_logits, shape, thumbnail, uncertainty
-from cxrseg.runtime.readers import read
-from cxrseg.runtime.session import LoadedModel
 
-MARK = '"""Written by ``cxrseg-bench quality --fit``; do not edit.'
-"""What a table begins with."""
+if TYPE_CHECKING:
+    from cxrseg.benchmarks.cases import Case
+    from cxrseg.benchmarks.quality_table import Fit
 
-RIDGE = 0.02
-"""Added to the variances of thumbnail cells, in squared standard deviations of the image."""
-
-KEPT = 0.98
-"""Share of the shapes that the fit keeps: the model fails on some training images, too."""
-
-_ROUNDS = 6
-_FEWEST = 40
-_CUT, _PAD, _PADDED = 0.08, 0.11, 0.4
+_PATH = click.Path(path_type=Path)
+_SPLITS = ("train", "val")
 
 
-def fit_normal(
-    vectors: NDArray[np.float64], weights: NDArray[np.float64], ridge: float = 0, kept: float = 1
-) -> Normal:
-    """Fit a normal distribution, leaving out what lies farthest.
+def _cases(data: Path, where: Sequence[tuple[str, str]], limit: int | None) -> list[Case]:
+    found: list[Case] = []
+    errors = []
+    for split in _SPLITS:
+        try:
+            found += good_images(data, split, where, limit)
+        except CxrsegError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    return found
 
-    Args:
-        vectors: float64 [m, n].
-        weights: float64 [m], above 0.
-        ridge: Added to every variance.
-        kept: Share of the vectors that count, in (0, 1].
+
+@click.command("quality-fit")
+@click.argument("model", required=False, type=_PATH)
+@click.option(
+    "--data",
+    required=True,
+    metavar="CSV",
+    type=_PATH,
+    help="Good images: columns image, mask, split, source and others; its splits train and val"
+    " are taken, never others.",
+)
+@where_option
+@click.option(
+    "--suspect",
+    "suspects",
+    multiple=True,
+    metavar="DIR",
+    type=_PATH,
+    help="A folder of what is no frontal chest X-ray, such as lateral views; repeat for more.",
+)
+@click.option(
+    "--poor",
+    multiple=True,
+    metavar="SOURCE",
+    help="A source of badly framed or very ill chests: it helps to tell what is usual, but its"
+    " images may be flagged more often. Repeat for more.",
+)
+@click.option(
+    "--table",
+    "table_file",
+    metavar="FILE.py",
+    type=_PATH,
+    default=Path("runtime/quality_table.py"),
+    show_default=True,
+    help="Where to write what the runtime reads.",
+)
+@output_option
+@device_option
+@threads_option
+@click.option(
+    "--limit",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Images of each source and split, spread evenly over all.",
+)
+@click.pass_context
+def command(
+    context: click.Context,
+    model: Path | None,
+    data: Path,
+    where: tuple[str, ...],
+    suspects: tuple[Path, ...],
+    poor: tuple[str, ...],
+    table_file: Path,
+    output: Path | None,
+    device: str,
+    threads: int | None,
+    limit: int,
+) -> None:
+    """Fit the runtime's quality flags to a model, when another one ships.
+
+    MODEL is a file written by cxrseg-export; by default the one that ships with cxrseg. What is
+    usual is fitted to the good images, and each limit is set so that it flags at most 0.3 % of
+    those of any source, with a margin. The limit for images that are no frontal chest lies midway
+    between good and suspect ones and flags 95 % of the suspect ones at least.
+
+    \b
+    In a checkout, a few minutes; then look at the false alarms on test images:
+      cxrseg-bench quality-fit --data pairs.csv --suspect lateral/ --poor covid_v7
+      cxrseg-bench quality --data pairs.csv --suspect lateral/
     """
-    chosen = np.ones(len(vectors), np.bool_)
-    for _ in range(_ROUNDS if kept < 1 else 1):
-        mean = np.average(vectors[chosen], axis=0, weights=weights[chosen])
-        covariance = np.cov(vectors[chosen], rowvar=False, aweights=weights[chosen])
-        covariance += ridge * np.eye(len(mean))
-        normal = Normal(mean, np.linalg.cholesky(np.linalg.inv(covariance)).T)
-        distances = normal.distance(vectors)
-        chosen = distances <= np.quantile(distances, kept)
-    return normal
-
-
-def framed(pixels: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Cut the margins of float32 [H, W] at random and give some images a flat border."""
-    height, width = pixels.shape
-    top, bottom, left, right = rng.uniform(0, _CUT, 4) * (height, height, width, width)
-    out = pixels[int(top) : height - int(bottom), int(left) : width - int(right)]
-    if rng.random() < _PADDED:
-        pads = (rng.uniform(0, _PAD, 4) * (height, height, width, width)).astype(int)
-        gray = float(rng.choice([0.0, 0.0, float(out.max())]))
-        out = np.pad(out, (tuple(pads[:2]), tuple(pads[2:])), constant_values=gray)
-    return np.ascontiguousarray(out)
-
-
-def fit(model: LoadedModel, cases: Iterable[Case], seed: int = 0) -> str:
-    """Return the source text of the runtime's table, fitted to masks of this model.
-
-    Every source (column ``source``) weighs the same.
-
-    Args:
-        model: The model whose masks the flags shall judge.
-        cases: Training images.
-        seed: Seed of the random margins.
-
-    Raises:
-        CxrsegError: An image cannot be read, or too few masks hold two lungs.
-    """
-    rng = np.random.default_rng(seed)
-    names = model.card.labels
-    channels: dict[Protocol, list[int]] = {
-        protocol: [names.index(label.name) for label in labels_of(protocol)]
-        for protocol in PROTOCOLS
-        if {label.name for label in labels_of(protocol)} <= {*names}
-    }
-    looks: list[NDArray[np.float64]] = []
-    sources: list[str] = []
-    shapes: dict[Protocol, list[tuple[NDArray[np.float64], float, str]]] = {x: [] for x in channels}
-    for case in cases:
-        pixels = read(case.image).pixels
-        source = case.row.get("source", "")
-        cells = thumbnail(framed(pixels, rng))
-        if cells is not None:
-            looks.append(cells.ravel())
-            sources.append(source)
-        batch = preprocess(pixels, model.card.preprocessing)[None, None]
-        (output,) = model.session.run([model.output_name], {model.input_name: batch})
-        logits = np.asarray(output[0], np.float32)
-        for protocol, indices in channels.items():
-            grid = grid_logits(logits[indices])
-            mask = label_mask(list(grid), labels_of(protocol))
-            lungs = shape(mask)
-            if lungs is not None:
-                shapes[protocol].append((lungs, uncertainty(grid, mask), source))
-
-    for protocol, found in shapes.items():
-        if len(found) < _FEWEST:
-            cause = f"{len(found)} masks of protocol {protocol} hold two lungs, too few to fit"
-            raise CxrsegError("--fit", cause, "give more images")
-    normals = {"look": fit_normal(np.stack(looks), balance(sources), ridge=RIDGE)}
-    bands: dict[str, float] = {}
-    for protocol, found in shapes.items():
-        weights = balance([source for _, _, source in found])
-        vectors = np.stack([lungs for lungs, _, _ in found])
-        normals[protocol] = fit_normal(vectors, weights, kept=KEPT)
-        bands[protocol] = float(np.median([band for _, band, _ in found]))
-    return _source_text(model.sha256, len(sources), normals, bands)
-
-
-def balance(groups: Sequence[str]) -> NDArray[np.float64]:
-    """Return weights that give every group the same sum: float64 [m]."""
-    _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    return np.asarray(1 / counts[index], np.float64)
-
-
-def _source_text(
-    sha256: str, images: int, normals: dict[str, Normal], bands: dict[str, float]
-) -> str:
-    blocks = "".join(f'    "{name}": """\n{x.to_text()}\n""",\n' for name, x in normals.items())
-    usual = "".join(f'    "{name}": {band:.4g},\n' for name, band in bands.items())
-    return (
-        f"{MARK}\n\n"
-        f"Fitted to {images} training images, masks by the model with the SHA-256 below.\n"
-        '"""\n\n'
-        f'MODEL = "{sha256}"\n\n'
-        f"USUAL_UNCERTAINTY = {{\n{usual}}}\n"
-        '"""Protocol -> median of `quality.uncertainty`."""\n\n'
-        f"NORMALS = {{\n{blocks}}}\n"
-        '"""Name -> `quality.Normal` as text: mean, then the triangle of its root by rows."""\n'
+    # Imported here, so that --help answers at once.
+    from cxrseg.benchmarks.quality_table import check_table, fit, gather, write_table
+    from cxrseg.benchmarks.record import (
+        check_output,
+        circumstances,
+        command_line,
+        environment,
+        now,
+        write_record,
     )
+    from cxrseg.runtime.models import default_model
+    from cxrseg.runtime.readers import find_images
+    from cxrseg.runtime.session import load_model
+
+    check_table(table_file)
+    if output is not None:
+        check_output(output)
+    cases = _cases(data, columns_and_values(where), limit)
+    unknown = {*poor} - {case.row.get("source") or "images" for case in cases}
+    if unknown:
+        remedy = "name a value of the column source"
+        raise CxrsegError("--poor", f"no image has the source {min(unknown)!r}", remedy)
+    odd = list(find_images(suspects)) if suspects else []
+    path = default_model() if model is None else model
+    loaded = load_model(path, device, threads)
+
+    date = now()
+    echo(f"cxrseg-bench: fitting to {len(cases)} images ...", err=True)
+    gathered = list(watched(gather(loaded, cases, odd), len(cases) + len(odd)))
+    good = [sample for sample, suspect in gathered if not suspect]
+    fitted = fit(loaded, good, [sample for sample, suspect in gathered if suspect], poor)
+    write_table(table_file, fitted.text)
+    title = f"{path.name} on {data.name}, splits {' and '.join(_SPLITS)}"
+    tables = _tables(fitted)
+    for line in "\n\n".join([title, *tables]).split("\n"):
+        echo(line)
+    echo(f"written: {table_file}")
+    if output is None:
+        return
+    record: dict[str, Any] = {
+        "command": command_line(context),
+        "date": date,
+        **environment(),
+        "model": {"file": path.name, "sha256": loaded.sha256},
+        "data": {
+            "csv": data.name,
+            "sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
+            "images": len(good),
+            "suspects": [folder.name for folder in suspects],
+            "poor": list(poor),
+        },
+        "definitions": DEFINITIONS,
+        "limits": {
+            protocol: {name: asdict(limit) for name, limit in named.items()}
+            for protocol, named in fitted.limits.items()
+        },
+        "alarms": fitted.alarms,
+        "caught": fitted.caught,
+    }
+    page = [
+        f"# Fit of the quality flags: {title}",
+        f"`{record['command']}`",
+        f"{circumstances(record)}; model SHA-256 `{loaded.sha256}`.",
+        DEFINITIONS,
+        *tables,
+    ]
+    write_record(output, "quality-fit", record, "\n\n".join(page))
+    echo(f"written: {output}, {output.with_suffix('.md')}")
 
 
-def check_table(path: Path) -> None:
-    """Refuse, before the work, a table that would replace another file.
-
-    Raises:
-        CxrsegError: The name does not end in ``.py``, or the file is no earlier table.
-    """
-    if path.suffix != ".py":
-        raise CxrsegError(path, "the table does not end in .py", "name it quality_table.py")
-    if path.exists() and not path.read_bytes().startswith(MARK.encode()):
-        raise CxrsegError(path, "exists and is no earlier table, so it is kept", "rename it")
+DEFINITIONS = (
+    "Good reach: what at most 0.3 % of the good images of any source exceed (poor sources aside), "
+    "each judged by what is usual in the four other folds of patients. Then the share of the good "
+    "images above each limit, and above any. Suspect images are counted where the mask holds two "
+    "lungs; left out: flagged when the limit is fitted without the image."
+)
 
 
-def write_table(path: Path, text: str) -> None:
-    """Write the table.
+def _tables(fitted: Fit) -> list[str]:
+    from cxrseg.benchmarks.record import table
 
-    Raises:
-        CxrsegError: It cannot be written.
-    """
-    check_table(path)
-    write_together({path: text.encode("ascii")})
+    out = []
+    for protocol, limits in fitted.limits.items():
+        alarms = fitted.alarms[protocol]
+        rows = [
+            [
+                name,
+                f"{limit.value:.3g}",
+                f"{limit.good:.3g}",
+                "" if limit.suspect is None else f"{limit.suspect:.3g}",
+                *(f"{100 * found[name]:.2f} %" for found in alarms.values()),
+            ]
+            for name, limit in limits.items()
+        ]
+        either = [f"{100 * found['any']:.2f} %" for found in alarms.values()]
+        counts = [f"{found['images']:.0f}" for found in alarms.values()]
+        rows += [["any", "", "", "", *either], ["images", "", "", "", *counts]]
+        header = [f"protocol {protocol}", "limit", "good reach", "least suspect", *alarms]
+        out.append(table(header, rows))
+        if protocol in fitted.caught:
+            out.append(_sentence(fitted.caught[protocol]))
+    return out
+
+
+def _sentence(caught: Mapping[str, float]) -> str:
+    return (
+        f"Suspect images with two lungs: {caught['images']:.0f}; flagged as strange "
+        f"{100 * caught['flagged']:.1f} %, left out {100 * caught['without']:.1f} %."
+    )

@@ -4,10 +4,10 @@ Two distances carry most of it, both Mahalanobis distances ("On the generalised 
 statistics", 1936) to frontal chest X-rays on which the model was trained: that of a thumbnail, in
 each way that it can lie, and that of the size, place and form of both lungs. They are measured in
 standard deviations of those X-rays, so they keep their meaning when the model is replaced. What
-they compare with is in `quality_table`, which ``cxrseg-bench quality --fit`` writes anew.
+they compare with is in `quality_table`, which ``cxrseg-bench quality-fit`` writes anew, together
+with the limits of all that depends on the model's outlines.
 
-Thresholds were chosen on validation images and on images that should be flagged, never on test
-images. ``cxrseg-bench quality`` tells how often each flag is raised.
+Nothing was chosen on test images. ``cxrseg-bench quality`` tells how often each flag is raised.
 
 Masks and gray values are looked at on a grid of `GRID` cells a side, whatever the image's size.
 """
@@ -49,29 +49,33 @@ FAMILIAR = 10.0
 STRANGE_LOOK = 15.0
 """Thumbnail distance above which an image shows no chest. Bedside X-rays reach 14, noise has 16."""
 
-STRANGE = 11.5
-"""Distance of thumbnail and outlines together above which an image is no frontal chest X-ray.
+LEAST: Mapping[str, float] = {
+    "strange": 11.5,
+    "shape": 8.5,
+    "mirror": 10.0,
+    "cropped_upper": 0.5,
+    "cropped_lower": 0.2,
+    "cropped_side": 0.2,
+    "unsure": 3.5,
+}
+"""Limits that no fit falls below; they hold where there is no fit for a protocol.
 
-The root of both squares. Lateral chest X-rays have 12 and more.
+- strange: `Oddity.strange`, above which an image is no frontal chest X-ray.
+- shape: `Oddity.shape`, above which the outlines are not those of two lungs.
+- mirror: `Oddity.mirror`, above which the image seems to be mirrored.
+- cropped_upper, cropped_lower, cropped_side: share of that side of the image along which the lungs
+  may be cut off. The upper side often cuts the tips of a child's lungs, harmlessly.
+- unsure: uncertain band of the outlines, as a multiple of the usual one.
 """
 
-STRANGE_SHAPE = 8.5
-"""Distance above which the outlines are not those of two lungs."""
+PLAUSIBLE = 8.5
+"""Shape distance up to which mirrored outlines may be those of two lungs."""
 
-MIRROR_GAIN = 10.0
-"""Squared distance by which mirrored outlines must be more plausible than those at hand."""
-
-CROPPED = 0.2
-"""Share of the image's left, right or lower side along which the lungs may be cut off."""
-
-CROPPED_TOP = 0.5
-"""The same for the upper side. It often cuts the tips of a child's lungs, harmlessly."""
+BROADEST = 4.0
+"""Uncertain band, as a multiple of the usual one, from which more makes an image no stranger."""
 
 FRAGMENTED = 0.15
 """Share of a lung outside its largest piece."""
-
-UNSURE = 3.5
-"""Uncertain band of the outlines, as a multiple of the usual one."""
 
 LOW_CONTRAST = 24 / 255
 """Range of the middle 98 % of gray values, of 1, below which an image of few levels is dim."""
@@ -210,6 +214,72 @@ def mirrored_shape(lungs: NDArray[np.float64]) -> NDArray[np.float64]:
     return swapped
 
 
+@dataclass(frozen=True)
+class Oddity:
+    """How unlike frontal chest X-rays an image and its outlines are.
+
+    Attributes:
+        shape: Distance of the outlines.
+        strange: Distance of thumbnail and outlines together (the root of both squares), times the
+            root of the uncertain band where that is broader than usual, up to `BROADEST`: on what
+            is no frontal chest the model is unsure, too.
+        mirror: Squared distance by which mirrored outlines are more plausible than those at hand;
+            minus infinity where they are implausible, or the mirrored thumbnail is no better.
+    """
+
+    shape: float
+    strange: float
+    mirror: float
+
+
+def oddity(
+    cells: NDArray[np.float64],
+    lungs: NDArray[np.float64],
+    band: float,
+    look: Normal,
+    normal: Normal,
+) -> Oddity:
+    """Compare an image and its outlines with what is usual.
+
+    Args:
+        cells: float64 [CELLS, CELLS] of `thumbnail`.
+        lungs: float64 [12] of `shape`.
+        band: `uncertainty` as a multiple of the usual one.
+        look: What is usual for thumbnails.
+        normal: What is usual for the shape of lungs.
+    """
+    strange = float(look.distance(cells.ravel()))
+    distance = float(normal.distance(lungs))
+    other = float(normal.distance(mirrored_shape(lungs)))
+    # By the outlines alone a small right lung would make a mirrored chest.
+    turns = other < PLAUSIBLE and look.distance(np.fliplr(cells).ravel()) < strange
+    return Oddity(
+        shape=distance,
+        strange=float(np.hypot(strange, distance) * np.clip(band, 1, BROADEST) ** 0.5),
+        mirror=distance**2 - other**2 if turns else -np.inf,
+    )
+
+
+def cut_off(mask: NDArray[np.uint8]) -> dict[str, float]:
+    """Return side of the image -> share of it along which lungs are cut off, in [0, 1].
+
+    Args:
+        mask: uint8 [GRID, GRID] of label values.
+    """
+    sides = {"upper": mask[0], "lower": mask[-1], "left": mask[:, 0], "right": mask[:, -1]}
+    return {name: float(np.count_nonzero(cells) / GRID) for name, cells in sides.items()}
+
+
+def cut_limit(side: str) -> str:
+    """Return the name of the limit for a side of `cut_off`."""
+    return "cropped_side" if side in ("left", "right") else f"cropped_{side}"
+
+
+def limits(protocol: str) -> Mapping[str, float]:
+    """Return the limits for the outlines of a protocol, named as in `LEAST`."""
+    return quality_table.LIMITS.get(protocol, LEAST)
+
+
 def uncertainty(logits: NDArray[np.float32], mask: NDArray[np.uint8]) -> float:
     """Return how broad the uncertain band along the outlines is.
 
@@ -342,14 +412,14 @@ def _lungs(
     # A model of another maker may know a protocol that the table does not.
     fitted = len(labels) == 2 and protocol in quality_table.NORMALS
     lungs = shape(mask) if fitted else None
-    found = _cropped(mask)
+    band = uncertainty(channels, mask) / quality_table.USUAL_UNCERTAINTY[protocol] if fitted else 0
+    found = _cropped(mask, protocol)
     if lungs is not None and cells is not None:
-        found = found or _shape(lungs, labels, cells)
+        found = found or _shape(lungs, band, labels, cells)
     found = found or _fragmented(mask, labels)
-    if fitted and "not_chest" not in {flag.code for flag in found}:
-        band = uncertainty(channels, mask) / quality_table.USUAL_UNCERTAINTY[protocol]
-        if band > UNSURE:
-            found = [*found, Flag("low_confidence", _UNSURE, band, UNSURE)]
+    limit = limits(protocol)["unsure"]
+    if band > limit and "not_chest" not in {flag.code for flag in found}:
+        found = [*found, Flag("low_confidence", _UNSURE, band, limit)]
     return found
 
 
@@ -357,32 +427,24 @@ _UNSURE = "the model is unsure of the outlines"
 
 
 def _shape(
-    lungs: NDArray[np.float64], labels: Sequence[Label], cells: NDArray[np.float64]
+    lungs: NDArray[np.float64], band: float, labels: Sequence[Label], cells: NDArray[np.float64]
 ) -> list[Flag]:
-    look, normal = usual("look"), usual(labels[0].protocol)
-    strange = float(look.distance(cells.ravel()))
-    distance = float(normal.distance(lungs))
-    other = float(normal.distance(mirrored_shape(lungs)))
-    gain = distance**2 - other**2
-    # By the outlines alone a small right lung would make a mirrored chest.
-    if (
-        gain > MIRROR_GAIN
-        and other < STRANGE_SHAPE
-        and look.distance(np.fliplr(cells).ravel()) < strange
-    ):
+    protocol = labels[0].protocol
+    normal, limit = usual(protocol), limits(protocol)
+    odd = oddity(cells, lungs, band, usual("look"), normal)
+    if odd.mirror > limit["mirror"]:
         reason = "the image seems to be mirrored, or the heart lies on the right: check the sides"
-        return [Flag("mirrored", reason, gain, MIRROR_GAIN)]
-    together = float(np.hypot(strange, distance))
-    if together > STRANGE:
+        return [Flag("mirrored", reason, odd.mirror, limit["mirror"])]
+    if odd.strange > limit["strange"]:
         reason = "image and outlines are unlike a frontal chest X-ray"
-        return [Flag("not_chest", reason, together, STRANGE)]
-    if distance <= STRANGE_SHAPE:
+        return [Flag("not_chest", reason, odd.strange, limit["strange"])]
+    if odd.shape <= limit["shape"]:
         return []
     deviations = np.abs(lungs - normal.mean) / spreads(normal)
     worst = int(deviations.argmax())
     part, label = _PARTS[worst % _PER_LUNG], labels[worst // _PER_LUNG]
     reason = f"the outlines are unlike those of two lungs, most of all the {label.title}'s {part}"
-    return [Flag("implausible_shape", reason, distance, STRANGE_SHAPE)]
+    return [Flag("implausible_shape", reason, odd.shape, limit["shape"])]
 
 
 def spreads(normal: Normal) -> NDArray[np.float64]:
@@ -391,18 +453,12 @@ def spreads(normal: Normal) -> NDArray[np.float64]:
     return np.asarray(np.sqrt((inverse**2).sum(axis=1)))
 
 
-def _cropped(mask: NDArray[np.uint8]) -> list[Flag]:
-    sides = {
-        "upper": (mask[0], CROPPED_TOP),
-        "lower": (mask[-1], CROPPED),
-        "left": (mask[:, 0], CROPPED),
-        "right": (mask[:, -1], CROPPED),
-    }
+def _cropped(mask: NDArray[np.uint8], protocol: str) -> list[Flag]:
     found = []
-    for name, (cells, limit) in sides.items():
-        share = np.count_nonzero(cells) / GRID
+    for side, share in cut_off(mask).items():
+        limit = limits(protocol)[cut_limit(side)]
         if share > limit:
-            reason = f"a lung is cut off at the {name} side of the image"
+            reason = f"a lung is cut off at the {side} side of the image"
             found.append(Flag("cropped", reason, share, limit))
     return found
 

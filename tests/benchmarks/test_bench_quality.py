@@ -11,7 +11,16 @@ import phantoms
 import pytest
 
 from cxrseg.benchmarks.quality import Looked, shares, thresholds, transforms
-from cxrseg.benchmarks.quality_fit import MARK, balance, fit_normal, framed
+from cxrseg.benchmarks.quality_table import (
+    CAUGHT,
+    FALSE_ALARMS,
+    MARGIN,
+    MARK,
+    balance,
+    choose,
+    fit_normal,
+    framed,
+)
 from cxrseg.runtime import quality
 
 Bench = Callable[..., Any]
@@ -52,30 +61,43 @@ def test_limit_counts_images_of_each_source(bench: Bench, model: Path, data: Pat
     assert sorted((name.strip(), n.strip()) for name, n in rows[2:]) == [("a", "1"), ("b", "1")]
 
 
-def test_fit_and_measuring_exclude_each_other(bench: Bench, data: Path, tmp_path: Path) -> None:
-    assert bench("quality", "--data", data, "--transforms", "--fit", tmp_path / "t.py").code == 2
+def test_fit_keeps_other_files(bench: Bench, data: Path, tmp_path: Path) -> None:
     foreign = tmp_path / "foreign.py"
     foreign.write_text("x = 1\n")
-    done = bench("quality", "--data", data, "--fit", foreign)
+    done = bench("quality-fit", "--data", data, "--table", foreign)
     assert done.code == 1 and "is no earlier table" in done.err
     assert foreign.read_text() == "x = 1\n"
 
 
 def test_fit_needs_images(bench: Bench, data: Path, tmp_path: Path) -> None:
-    done = bench("quality", "--data", data, "--device", "cpu", "--fit", tmp_path / "t.py")
+    table = tmp_path / "t.py"
+    options = ("--data", data, "--device", "cpu", "--table", table)
+    done = bench("quality-fit", *options)
     assert done.code == 1 and "too few to fit" in done.err
+    done = bench("quality-fit", *options, "--poor", "nowhere")
+    assert done.code == 1 and "no image has the source 'nowhere'" in done.err
+    assert not table.exists()
 
 
-def test_fit_writes_a_table_that_python_reads(bench: Bench, tmp_path: Path) -> None:
-    rows = ["image,mask,split"]
-    for number in range(44):
+def test_fit_writes_a_table_that_python_reads(
+    bench: Bench, suspects: Path, tmp_path: Path
+) -> None:
+    rows = ["image,mask,split,source"]
+    for number in range(60):
         phantom = phantoms.draw(number, 64)
         cv2.imwrite(str(tmp_path / f"{number}.png"), phantom.image)
-        rows.append(f"{number}.png,{number}.png,train")
+        # Images of the split test must not be read: there are none.
+        split = "test" if number >= 56 else "val" if number % 4 == 0 else "train"
+        rows.append(f"{number}.png,{number}.png,{split},{'ab'[number % 2]}")
+    # Upside down is what the model finds lungs in and what is unusual.
+    for number in range(3):
+        image = phantoms.draw(number, 64).image[::-1]
+        cv2.imwrite(str(suspects / f"{number}.png"), image)
     (tmp_path / "pairs.csv").write_text("\n".join(rows) + "\n")
-    table = tmp_path / "table.py"
+    table, output = tmp_path / "table.py", tmp_path / "fit.json"
+    options = ("--device", "cpu", "--suspect", suspects, "--table", table, "-o", output)
     # The shipped model: the tiny one finds the same lungs everywhere.
-    done = bench("quality", "--data", tmp_path / "pairs.csv", "--device", "cpu", "--fit", table)
+    done = bench("quality-fit", "--data", tmp_path / "pairs.csv", *options)
     assert done.code == 0, done.err
     assert table.read_text().startswith(MARK)
     names: dict[str, Any] = {}
@@ -83,6 +105,36 @@ def test_fit_writes_a_table_that_python_reads(bench: Bench, tmp_path: Path) -> N
     assert set(names["NORMALS"]) == {"look", "fields", "whole"}
     assert quality.Normal.from_text(names["NORMALS"]["look"]).mean.size == quality.CELLS**2
     assert max(map(len, table.read_text().splitlines())) <= 100
+    record = json.loads(output.read_text())
+    assert record["data"]["images"] == 56
+    for protocol, limits in names["LIMITS"].items():
+        assert set(limits) == set(quality.LEAST)
+        assert all(limits[name] >= least for name, least in quality.LEAST.items())
+        for name, limit in limits.items():
+            assert limit == pytest.approx(record["limits"][protocol][name]["value"], rel=1e-3)
+        assert record["alarms"][protocol]["a"]["images"] > 20
+    assert "protocol fields" in output.with_suffix(".md").read_text()
+    assert str(tmp_path) not in output.read_text()
+
+
+def test_limit_leaves_a_margin_above_the_worst_source() -> None:
+    rng = np.random.default_rng(0)
+    good = {"calm": rng.normal(10, 1, 2000).tolist(), "wild": rng.normal(12, 2, 2000).tolist()}
+    limit = choose("shape", good)
+    assert limit.value == pytest.approx(MARGIN * limit.good) and limit.suspect is None
+    for scores in good.values():
+        assert np.mean(np.array(scores) > limit.good) <= FALSE_ALARMS
+    assert np.mean(np.array(good["wild"]) > limit.good * 0.99) > 0
+    assert choose("shape", {"calm": [1.0] * 9}).value == quality.LEAST["shape"]
+
+
+def test_limit_lies_between_good_and_suspect_images() -> None:
+    good = {"a": [10.0] * 100 + [16.0]}
+    apart = choose("strange", good, [25.0, 30.0, 40.0])
+    assert apart.value == pytest.approx(20) and apart.suspect == 25
+    # Where they overlap, most of what is suspect is flagged all the same.
+    suspect = [12.0, *np.linspace(14, 30, 39)]
+    assert np.mean(np.array(suspect) > choose("strange", good, suspect).value) >= CAUGHT
 
 
 def test_shares() -> None:
@@ -98,8 +150,9 @@ def test_shares() -> None:
 
 
 def test_thresholds_are_those_of_the_runtime() -> None:
-    found = thresholds()
-    assert found["strange"] == quality.STRANGE and "grid" in found
+    found = thresholds("fields")
+    assert found["strange"] == pytest.approx(quality.limits("fields")["strange"], abs=1e-3)
+    assert found["strange_look"] == quality.STRANGE_LOOK and "grid" in found
     assert not [name for name in found if name.startswith("_")]
 
 

@@ -199,6 +199,32 @@ def test_thumbnail_ignores_gray_scale_and_border() -> None:
     assert quality.thumbnail(np.zeros((50, 50), np.float32)) is None
 
 
+def test_broad_outlines_make_an_image_stranger() -> None:
+    phantom = phantoms.draw(0, 320)
+    cells = quality.thumbnail(np.asarray(phantom.image / 255, np.float32))
+    lungs = quality.shape(phantoms.draw(0, quality.GRID).mask)
+    assert cells is not None and lungs is not None
+    look, normal = quality.usual("look"), quality.usual("fields")
+    sharp, plain, broad, broadest = (
+        quality.oddity(cells, lungs, band, look, normal) for band in (0.5, 1.0, 2.0, 100.0)
+    )
+    distances = float(look.distance(cells.ravel())), float(normal.distance(lungs))
+    assert sharp.strange == plain.strange == pytest.approx(np.hypot(*distances))
+    assert broad.strange == pytest.approx(plain.strange * 2**0.5)
+    assert broadest.strange == pytest.approx(plain.strange * quality.BROADEST**0.5)
+    assert broad.shape == plain.shape == pytest.approx(distances[1])
+
+
+def test_lungs_cut_off_by_the_border() -> None:
+    mask = np.zeros((quality.GRID, quality.GRID), np.uint8)
+    mask[30:, 10:26], mask[20:52, 60:] = 1, 2
+    assert quality.cut_off(mask) == {"upper": 0, "lower": 16 / 64, "left": 0, "right": 0.5}
+    assert [quality.cut_limit(side) for side in ("upper", "right")] == [
+        "cropped_upper",
+        "cropped_side",
+    ]
+
+
 def test_normal_survives_its_text() -> None:
     rng = np.random.default_rng(0)
     normal = quality.Normal(rng.normal(size=5), np.triu(rng.uniform(1, 2, (5, 5))))
@@ -212,6 +238,9 @@ def test_normal_survives_its_text() -> None:
 def test_table_is_whole() -> None:
     assert set(quality_table.NORMALS) == {"look", *PROTOCOLS}
     assert set(quality_table.USUAL_UNCERTAINTY) == set(PROTOCOLS)
+    assert set(quality_table.LIMITS) == set(PROTOCOLS)
+    assert all(set(limits) == set(quality.LEAST) for limits in quality_table.LIMITS.values())
+    assert quality.limits("other") == quality.LEAST
     assert quality.usual("look").mean.size == quality.CELLS**2
     assert all(quality.usual(protocol).mean.size == 12 for protocol in PROTOCOLS)
 
