@@ -17,7 +17,7 @@ from cxrseg.runtime.gray import check_size, to_unit
 from cxrseg.runtime.labels import PROTOCOLS, Label, Protocol, labels_of
 from cxrseg.runtime.models import default_model
 from cxrseg.runtime.orientation import Orientation
-from cxrseg.runtime.postprocess import enlarge, label_mask
+from cxrseg.runtime.postprocess import enlarge, label_mask, tidy
 from cxrseg.runtime.preprocess import preprocess
 from cxrseg.runtime.quality import assess
 from cxrseg.runtime.radiograph import Radiograph
@@ -104,7 +104,8 @@ class Segmenter:
         timings["inference"] = _since(start)
 
         start = perf_counter()
-        native = [enlarge(logits[channel], upright.shape) for channel in self._channels]
+        tidied = tidy(logits[self._channels], self.labels)
+        native = [enlarge(channel, upright.shape) for channel in tidied]
         mask = label_mask(native, self.labels)
         area = {x.name: int(np.count_nonzero(mask == x.value)) for x in self.labels}
         probability = {
@@ -112,7 +113,7 @@ class Segmenter:
             for i, label in enumerate(self.labels)
         }
         shares = {name: pixels / mask.size for name, pixels in area.items()}
-        flags = assess(upright, logits[self._channels], self.labels, shares, radiograph.flags)
+        flags = assess(upright, tidied, self.labels, shares, radiograph.flags)
         timings["postprocess"] = _since(start)
 
         spacing = radiograph.spacing
