@@ -18,11 +18,13 @@ MAX_MODEL_BYTES = 2_000_000_000
 IDLE_OPTIMIZERS = (
     "CommonSubexpressionElimination",
     "NhwcTransformer",
+    "QDQS8ToU8Transformer",
     "WeightBiasQuantization",
 )
 """Passes of ONNX Runtime that cost a quarter of the loading time and change nothing, or nothing
 that pays, in a file of cxrseg-export: its constants are stored once, every INT8 layer has a bias,
-one layer is a convolution."""
+one layer is a convolution. The one from S8 to U8 would even undo that keys and values are int8,
+for which there are faster kernels (VNNI, AMX)."""
 
 INPUT = "image"
 OUTPUT = "logits"

@@ -148,6 +148,8 @@ def attend(attention: Any, x: Tensor, windows: Windows) -> Tensor:
     if windows.count * side != windows.side:
         biases = project_biases(attention.qkv)
         parts = [windows.pad(part, bias) for part, bias in zip(parts, biases, strict=True)]
+    # ONNX Runtime keeps a Gemm in float whose output is clipped and quantized to int8 right away.
+    parts[1:] = [part.reshape(windows.batch, -1, part.shape[-1]) for part in parts[1:]]
     q = windows.split(parts[0])
     k = windows.split(quantize["key"](parts[1]), keys_last=True)
     v = windows.split(quantize["value"](parts[2]))

@@ -65,6 +65,7 @@ class ActivationQuantizer(nn.Module):
         momentum: Weight of a new batch in the moving average of minimum and maximum.
     """
 
+    lowest, highest = 0, LEVELS
     low: Tensor
     high: Tensor
     scale: Tensor
@@ -114,13 +115,19 @@ class ActivationQuantizer(nn.Module):
             return x
         if self.mode == "observe" or (self.training and self.tracking):
             self.observe(x)
-        return self.repeat(x)
+        return self.repeat(self.clip(x))
+
+    def clip(self, x: Tensor) -> Tensor:
+        """Return x as its integers can hold it; here saturation does it."""
+        return x
 
     def repeat(self, x: Tensor) -> Tensor:
-        """Quantize like `forward`, but let the range be."""
+        """Quantize what is within the range like `forward`, but let the range be."""
         if self.mode != "quantize":
             return x
-        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, 0, LEVELS)
+        return torch.fake_quantize_per_tensor_affine(
+            x, self.scale, self.zero_point, self.lowest, self.highest
+        )
 
 
 class OperandQuantizer(ActivationQuantizer):
@@ -133,6 +140,8 @@ class OperandQuantizer(ActivationQuantizer):
         limit: Largest integer.
         holds: A number >= 0 that the range always holds.
     """
+
+    lowest, highest = -128, 127
 
     def __init__(self, momentum: float, limit: int, holds: float = 0.0) -> None:
         super().__init__(momentum)
@@ -149,14 +158,9 @@ class OperandQuantizer(ActivationQuantizer):
         """Set the scale to the range; the zero point is 0."""
         self.scale.copy_((self.high / self.limit).clamp(min=1e-8))
 
-    def repeat(self, x: Tensor) -> Tensor:
-        """Quantize like `forward`, but let the range be."""
-        if self.mode != "quantize":
-            return x
-        clipped = torch.clamp(x, self.low, self.high)
-        return torch.fake_quantize_per_tensor_affine(
-            clipped, self.scale, self.zero_point, -128, 127
-        )
+    def clip(self, x: Tensor) -> Tensor:
+        """Return x within the range."""
+        return torch.clamp(x, self.low, self.high) if self.mode == "quantize" else x
 
 
 class QuantizedWeight(nn.Module):
