@@ -97,7 +97,8 @@ def read_dicom(path: Path) -> Radiograph:
             raise CxrsegError(path, cause, "close other programs") from error
         # On damaged files pydicom raises nearly any type.
         except Exception as error:
-            detail = " ".join((str(error) or type(error).__name__).split())[:160]
+            # pydicom appends a whole traceback to some messages.
+            detail = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
             cause = f"the DICOM file is damaged or of a kind that cannot be read ({detail})"
             raise CxrsegError(path, cause, _AGAIN) from error
 
