@@ -98,6 +98,7 @@ def _program(loaded: LoadedModel) -> Iterator[Fact]:
     yield from libraries().items()
     yield "providers", ", ".join(onnxruntime.get_available_providers())
     yield "runs on", loaded.provider
+    yield "telemetry", "off"
 
 
 def _model(path: Path, loaded: LoadedModel) -> Iterator[Fact]:
