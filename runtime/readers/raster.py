@@ -7,12 +7,9 @@ with alpha arrive as 8 bits, which is enough for a contour.
 from __future__ import annotations
 
 import logging
-import os
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -21,6 +18,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.gray import check_size, to_unit
+from cxrseg.runtime.quiet import quiet
 from cxrseg.runtime.radiograph import MAX_PIXELS, Radiograph
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
@@ -87,7 +85,8 @@ def _decode(path: Path) -> Radiograph:
         if image.format == "PNG" and image.mode in _PNG_16:
             top = 65535.0
         file_format, mode = str(image.format), image.mode
-        with _quiet() if image.format == "TIFF" else nullcontext():
+        # libtiff writes notes of its own on damaged files.
+        with quiet() if image.format == "TIFF" else nullcontext():
             image.load()
         upright = ImageOps.exif_transpose(image)
         gray = _gray(upright)
@@ -100,23 +99,6 @@ def _decode(path: Path) -> Radiograph:
         "bits": 16 if mode.startswith("I;16") else gray.dtype.itemsize * 8,
     }
     return Radiograph(np.ascontiguousarray(pixels), provenance=provenance)
-
-
-_quiet_lock = Lock()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep libtiff's own notes on damaged files off standard error: the exception tells it."""
-    with _quiet_lock, ExitStack() as stack:
-        # A program without a console has no standard error.
-        with suppress(OSError):
-            kept = os.dup(2)
-            stack.callback(os.close, kept)
-            with Path(os.devnull).open("wb") as nowhere:
-                os.dup2(nowhere.fileno(), 2)
-            stack.callback(os.dup2, kept, 2)
-        yield
 
 
 def _refuse_pages(image: Image.Image, path: Path) -> None:
