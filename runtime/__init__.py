@@ -9,8 +9,13 @@ Names are loaded at first use, so that importing the package is instant and free
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# Since 1.29 ONNX Runtime reports its use to Microsoft from Linux and macOS, and keeps an identifier
+# of the machine, unless this is set before it is loaded. Child processes inherit it.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
     from cxrseg.runtime.errors import CxrsegError

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from cxrseg.runtime.console import FAILED, OK, progress, require_extra, run_command
+from cxrseg.runtime.console import FAILED, OK, echo, progress, require_extra, run_command
 from cxrseg.runtime.devices import AUTO, DEVICES
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.labels import PROTOCOLS, Protocol
@@ -43,7 +43,7 @@ def _formats(_context: click.Context, _option: click.Parameter, text: str) -> tu
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=_PATH)
+@click.argument("inputs", metavar="INPUT...", nargs=-1, type=_PATH)
 @click.option(
     "-o",
     "--output",
@@ -111,6 +111,12 @@ def _formats(_context: click.Context, _option: click.Parameter, text: str) -> tu
     " width (outer edge to outer edge in one row), area ratio, model. In pixels, and in mm where"
     " the spacing is known. Kept on Ctrl-C.",
 )
+@click.option(
+    "--about",
+    is_flag=True,
+    help="Show versions, devices, the model with its hash, labels and terms of use, and exit;"
+    " needs no INPUT.",
+)
 @click.version_option(VERSION)
 def command(
     inputs: tuple[Path, ...],
@@ -123,6 +129,7 @@ def command(
     deidentify: bool,
     strict: bool,
     table: Path | None,
+    about: bool,
 ) -> int:
     """Outline the lungs on frontal chest X-rays.
 
@@ -159,6 +166,15 @@ def command(
 
     Not a diagnostic device. Look at each overlay before using its numbers.
     """
+    if about:
+        # Imported here, as below.
+        from cxrseg.runtime.about import about as facts
+
+        for line in facts(model, device):
+            echo(line)
+        return OK
+    if not inputs:
+        raise click.UsageError("Missing argument 'INPUT...'.")
     for_dicom = [name for name in DICOM_FORMATS if name in formats]
     if for_dicom:
         require_extra(f"--format {','.join(for_dicom)}", "dicom", ["highdicom"])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import NoReturn, Protocol, TypeVar
 
 import click
 
 from cxrseg.runtime.errors import CxrsegError
+from cxrseg.runtime.quiet import STDERR
 
 Item = TypeVar("Item")
 
@@ -74,7 +75,8 @@ def _run(command: click.Command, args: list[str] | None) -> int:
 def echo(text: str, err: bool = False) -> None:
     """Print one line, with anything that a terminal would take for a command made visible."""
     line = "".join(c if c.isprintable() else "?" for c in text)
-    click.echo(line, err=err)
+    with STDERR if err else nullcontext():
+        click.echo(line, err=err)
 
 
 def fail(error: CxrsegError) -> None:
@@ -116,10 +118,11 @@ class _Barred:
         self._bar = bar
 
     def done(self, text: str, err: bool = False) -> None:
-        # The bar's line is cleared first: stdout may be the same terminal.
-        click.echo("\r\x1b[2K", err=True, nl=False)
-        echo(text, err)
-        self._bar.update(1)
+        with STDERR:
+            # The bar's line is cleared first: stdout may be the same terminal.
+            click.echo("\r\x1b[2K", err=True, nl=False)
+            echo(text, err)
+            self._bar.update(1)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pydicom
 from pydicom import uid
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
@@ -96,8 +97,8 @@ def read_origin(path: Path) -> Origin:
             uids = {keyword: str(dataset.get(keyword) or "") for keyword in _UIDS}
         # On damaged files pydicom raises nearly any type.
         except Exception as error:
-            detail = " ".join((str(error) or type(error).__name__).split())[:160]
-            cause = f"its patient and study cannot be read ({detail})"
+            # Its text may quote a patient's name.
+            cause = f"its patient and study cannot be read ({type(error).__name__})"
             raise CxrsegError(path, cause, _AGAIN) from error
     for keyword, value in uids.items():
         if not _is_uid(value):
@@ -118,6 +119,8 @@ def _identity(dataset: Dataset) -> Dataset:
     part = Dataset()
     for keyword in IDENTITY:
         if keyword in dataset:
+            if dictionary_VR(keyword) != dataset[keyword].VR:
+                raise ValueError("a value representation that the standard does not allow")
             part.add(dataset[keyword])
         else:
             setattr(part, keyword, "")

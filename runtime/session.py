@@ -181,6 +181,8 @@ def _session_on(name: str, path: Path, data: bytes, threads: int) -> Any:
     """Create a session on one device; ONNX Runtime adds the CPU for what the device lacks."""
     import onnxruntime
 
+    # On Windows the variable that `cxrseg.runtime` sets does not count.
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     # Only fatal messages: what fails is told once, by us.
     options.log_severity_level = 4

@@ -32,7 +32,8 @@ from cxrseg.runtime.segmentation import Segmentation
 from cxrseg.runtime.version import package_version
 
 _LINE = 400
-"""The overlay's contours are as wide as the image's longer side divided by this."""
+"""The overlay's contours are as wide as the image's longer side divided by this. Of a strip twice
+the shorter side counts: thicker than the image is wide, lines take minutes to draw."""
 
 _SAMPLES = 1_000_000
 
@@ -164,7 +165,7 @@ def overlay(segmentation: Segmentation, radiograph: Radiograph) -> NDArray[np.ui
     """Return the X-ray with each lung's contour in its color: uint8 [H, W, 3], RGB."""
     gray = _display(radiograph.pixels)
     canvas = np.repeat(gray[:, :, None], 3, axis=2)
-    thickness = max(1, round(max(gray.shape) / _LINE))
+    thickness = max(1, round(min(max(gray.shape), 2 * min(gray.shape)) / _LINE))
     for label in segmentation.labels:
         lung = (segmentation.mask == label.value).astype(np.uint8)
         contours, _ = cv2.findContours(lung, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
@@ -215,7 +216,7 @@ def _display(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
     """
     step = max(1, int((pixels.size / _SAMPLES) ** 0.5))
     low, high = (float(x) for x in np.percentile(pixels[::step, ::step], (0.5, 99.5)))
-    if high <= low:
+    if high - low < np.finfo(np.float32).eps:
         low, high = 0.0, 1.0
     scaled = (pixels - np.float32(low)) * np.float32(255 / (high - low))
     return np.asarray(np.clip(np.rint(scaled), 0, 255), dtype=np.uint8)

@@ -13,6 +13,9 @@ from pathlib import Path
 import phantoms
 import pytest
 
+# Before any test imports ONNX Runtime, which it keeps from reporting its use.
+import cxrseg.runtime  # noqa: F401
+
 NANO_SIZE = 96
 
 PACKAGES = {"train": "trainer", "export": "export", "run": "runtime"}

@@ -146,7 +146,7 @@ def scan(path: str | os.PathLike[str]) -> list[Found | CxrsegError]:
     Args:
         path: A file, taken as it is whether or not it exists; a DICOMDIR, which stands for the
             images that it lists; or a folder, which is walked with the folders in it for files
-            with the suffix of an image, and DICOM files without any suffix.
+            with the suffix of an image, and DICOM files of any name.
 
     Returns:
         Images, each folder's sorted by name, and errors for what cannot be searched.

@@ -6,6 +6,7 @@ Only the attributes that the image needs are parsed: names and dates of the pati
 from __future__ import annotations
 
 import io
+import os
 import warnings
 import zlib
 from pathlib import Path
@@ -38,6 +39,9 @@ from cxrseg.runtime.readers.polarity import INVERTED, polarity
 
 MAX_INFLATED = 1 << 30
 """Largest size of a deflated data set, in bytes."""
+
+_LONG = 1 << 20
+"""Lengths above this are compared with the file's, in bytes."""
 
 _AGAIN = "export or copy it again"
 _AS_PNG = "export the X-ray uncompressed, or as PNG"
@@ -97,13 +101,15 @@ def read_dicom(path: Path) -> Radiograph:
             raise CxrsegError(path, cause, "close other programs") from error
         # On damaged files pydicom raises nearly any type.
         except Exception as error:
-            detail = " ".join((str(error) or type(error).__name__).split())[:160]
+            # pydicom appends a whole traceback to some messages.
+            detail = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
             cause = f"the DICOM file is damaged or of a kind that cannot be read ({detail})"
             raise CxrsegError(path, cause, _AGAIN) from error
 
 
 def _read(path: Path) -> Radiograph:
-    with _Source(io.FileIO(path)) as file:
+    # As text: pydicom builds its messages from the file's name.
+    with _Source(io.FileIO(os.fspath(path))) as file:
         dataset = pydicom.dcmread(file, force=True, specific_tags=_KEYWORDS)
     _refuse_others(dataset, path)
     bits, shift = _complete(dataset)
@@ -145,12 +151,15 @@ def _read(path: Path) -> Radiograph:
 
 
 class _Source(io.BufferedReader):
-    """A file that refuses to be read to its end where that is a decompression bomb.
+    """A file that gives no more than it holds, and is not read to its end if that is a bomb.
 
-    pydicom reads a deflated data set in one piece and inflates it whatever its size.
+    Python allocates what an element's length tells, up to 4 GiB. pydicom reads a deflated data set
+    in one piece and inflates it whatever its size.
     """
 
     def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _LONG:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
         data = super().read(size)
         if size is None or size < 0:
             inflate = zlib.decompressobj(-zlib.MAX_WBITS)

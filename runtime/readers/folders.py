@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -39,8 +40,7 @@ def list_folder(
     Args:
         folder: Where to begin.
         suffixes: File name suffixes of images, lower case with the dot.
-        sniff: Tells whether a file without a suffix is an image. Suffixes of digits alone, as the
-            ends of DICOM identifiers, count as none.
+        sniff: Tells by its content whether a file without such a suffix is an image.
 
     Yields:
         An image, or why a folder cannot be read.
@@ -53,22 +53,25 @@ def list_folder(
             path = Path(home, name)
             if name.startswith(".") or name.endswith(IMAGE_ENDS) or is_dicomdir(path):
                 continue
-            wanted = path.suffix.lower() in known or (not has_suffix(path) and sniff(path))
-            if wanted and path.is_file():
+            if (path.suffix.lower() in known or sniff(path)) and path.is_file():
                 yield Found(path, path.parent.relative_to(folder))
     for error in failures:
         cause = f"the folder cannot be read ({error.strerror})"
         yield CxrsegError(error.filename or folder, cause, "check the permissions")
 
 
-def has_suffix(path: Path) -> bool:
-    """Tell whether a file name has a suffix that is not part of a DICOM identifier."""
-    return not (path.suffix == "" or path.suffix[1:].isdigit())
-
-
 def is_dicomdir(path: Path) -> bool:
     """Tell by its name whether a file is a DICOMDIR."""
-    return path.name.upper() == DICOMDIR
+    return _file_id(path.name) == DICOMDIR
+
+
+def _file_id(name: str) -> str:
+    """Return the component of a DICOM File ID that a file name stands for.
+
+    File IDs are upper case without a dot (PS3.10 8.2, 8.5). Where a CD is mounted, or after it
+    was copied, they may be lower case, end with a dot, or with the version number of ISO 9660.
+    """
+    return re.sub(r"\.?(;[0-9]+)?$", "", name).upper()
 
 
 def list_dicomdir(path: Path) -> list[Found | CxrsegError]:
@@ -96,7 +99,8 @@ def list_dicomdir(path: Path) -> list[Found | CxrsegError]:
                 for record in dataset.get("DirectoryRecordSequence") or ()
                 if record.get("DirectoryRecordType") == "IMAGE" and "ReferencedFileID" in record
             ]
-            found = [_referenced(path, parts) for parts in files]
+            names = _Names()
+            found = [_referenced(path, parts, names) for parts in files]
         except OSError as error:
             cause = f"cannot be read ({error.strerror or error})"
             raise CxrsegError(path, cause, "check the name and the permissions") from error
@@ -113,9 +117,33 @@ def _components(value: object) -> list[str]:
     return [value] if isinstance(value, str) else [str(part) for part in value]  # type: ignore[attr-defined]
 
 
-def _referenced(dicomdir: Path, parts: list[str]) -> Found | CxrsegError:
-    below = Path(*parts)
-    path = dicomdir.parent / below
+class _Names:
+    """Finds files by File ID, however the medium's file system spells them."""
+
+    def __init__(self) -> None:
+        self._listed: dict[Path, dict[str, str]] = {}
+
+    def find(self, folder: Path, parts: list[str]) -> Path:
+        """Return the file below `folder` with this File ID, as told where there is none."""
+        path = folder
+        for part in parts:
+            told = path / part
+            path = told if told.exists() else path / self._in(path).get(_file_id(part), part)
+        return path
+
+    def _in(self, folder: Path) -> dict[str, str]:
+        if folder not in self._listed:
+            try:
+                names = sorted((path.name for path in folder.iterdir()), reverse=True)
+            # Missing, or may not be entered: reading the image will tell.
+            except OSError:
+                names = []
+            self._listed[folder] = {_file_id(name): name for name in names}
+        return self._listed[folder]
+
+
+def _referenced(dicomdir: Path, parts: list[str], names: _Names) -> Found | CxrsegError:
+    home = dicomdir.parent
     # What is one name here may be a path on another system.
     plain = all(
         part not in ("", ".", "..")
@@ -123,11 +151,13 @@ def _referenced(dicomdir: Path, parts: list[str]) -> Found | CxrsegError:
         and PureWindowsPath(part).name == part
         for part in parts
     )
+    path = home
     try:
-        inside = plain and path.resolve().is_relative_to(dicomdir.parent.resolve())
+        path = names.find(home, parts) if plain else home
+        inside = plain and path.resolve().is_relative_to(home.resolve())
     except (OSError, RuntimeError, ValueError):
         inside = False
     if not inside:
         cause = f"lists a file outside its folder ({'/'.join(parts)[:100]})"
         return CxrsegError(dicomdir, cause, "give the image itself")
-    return Found(path, below.parent)
+    return Found(path, path.relative_to(home).parent)

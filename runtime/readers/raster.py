@@ -6,7 +6,9 @@ with alpha arrive as 8 bits, which is enough for a contour.
 
 from __future__ import annotations
 
+import logging
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,14 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.gray import check_size, to_unit
+from cxrseg.runtime.quiet import quiet
 from cxrseg.runtime.radiograph import MAX_PIXELS, Radiograph
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 """Pillow's names of the formats; no other decoder is ever tried on a file."""
+
+# Pillow logs what it raises as well; without a handler that goes to standard error.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262
@@ -59,8 +65,10 @@ def read_raster(path: Path) -> Radiograph:
             limit = f"at most {MAX_PIXELS // 1_000_000} million pixels are accepted"
             raise CxrsegError(path, "the image is too large", limit) from error
         except MemoryError as error:
+            # A damaged PNG may tell a length of 4 GiB, which Pillow then asks for.
             cause = "not enough memory to read the image"
-            raise CxrsegError(path, cause, "close other programs") from error
+            remedy = "close other programs; if that does not help, export or copy it again"
+            raise CxrsegError(path, cause, remedy) from error
         # On damaged files Pillow's parsers raise nearly any type, not OSError alone.
         except Exception as error:
             detail = str(error) or type(error).__name__
@@ -77,7 +85,9 @@ def _decode(path: Path) -> Radiograph:
         if image.format == "PNG" and image.mode in _PNG_16:
             top = 65535.0
         file_format, mode = str(image.format), image.mode
-        image.load()
+        # libtiff writes notes of its own on damaged files.
+        with quiet() if image.format == "TIFF" else nullcontext():
+            image.load()
         upright = ImageOps.exif_transpose(image)
         gray = _gray(upright)
     pixels = to_unit(gray, top)
@@ -95,9 +105,9 @@ def _refuse_pages(image: Image.Image, path: Path) -> None:
     # A phone's JPEG may carry a preview as a second picture: its first is the photograph.
     if image.format not in ("PNG", "TIFF"):
         return
-    pages = getattr(image, "n_frames", 1)
-    if pages > 1:
-        cause = f"the file holds {pages} pages or frames"
+    # Not counted: that takes minutes where a TIFF holds a hundred thousand.
+    if getattr(image, "is_animated", False):
+        cause = "the file holds several pages or frames"
         raise CxrsegError(path, cause, "save each page as a file of its own")
 
 

@@ -25,6 +25,7 @@ from pydicom.fileset import FileSet
 
 from cxrseg.runtime import CxrsegError, Radiograph, Segmenter, find_images, read
 from cxrseg.runtime.orientation import Orientation
+from cxrseg.runtime.preprocess import window
 from cxrseg.runtime.readers import READERS, codecs, dicom, polarity
 
 # Some of these files are made wrong on purpose, which pydicom warns of while writing.
@@ -206,6 +207,10 @@ def test_unused_bits_and_high_bit(read_made) -> None:
     # An overlay once stood in the unused bits; other machines fill from the top.
     noisy = values | (np.random.default_rng(0).integers(0, 16, values.shape) << 12).astype("<u2")
     np.testing.assert_allclose(read_made(noisy, 12).pixels, unit(values), atol=1e-6)
+    signed = levels(12, signed=True)
+    # Nor need the sign reach into them.
+    cut = (signed.view("<u2") & 0xFFF).view("<i2")
+    np.testing.assert_allclose(read_made(cut, 12).pixels, unit(signed), atol=1e-6)
     high = read_made((values << 4).astype("<u2"), 12, HighBit=15)
     np.testing.assert_allclose(high.pixels, unit(values), atol=1e-6)
     assert high.provenance["bits"] == 12
@@ -340,6 +345,26 @@ def test_lookup_table_of_signed_values(read_made) -> None:
     expected = entries[values.astype(int) + 2048]
     radiograph = read_made(values, VOILUTSequence=[table(-2048, entries.tolist(), 16, True)])
     np.testing.assert_allclose(radiograph.pixels, unit(expected), atol=1e-6)
+
+
+def test_table_goes_before_the_inversion(read_made) -> None:
+    values = levels(12)
+    entries = np.sqrt(np.linspace(0, 1, 4096)) * 4095
+    shown = entries.astype(int)[4095 - values]
+    radiograph = read_made(
+        (4095 - values).astype("<u2"),
+        PhotometricInterpretation="MONOCHROME1",
+        VOILUTSequence=[table(0, entries.astype(int).tolist(), 12)],
+    )
+    np.testing.assert_allclose(radiograph.pixels, 1 - unit(shown), atol=1e-6)
+
+
+@pytest.mark.parametrize("border", [0, 4095])
+def test_burned_border_does_not_change_the_contrast(read_made, border: int) -> None:
+    values = levels(12)
+    framed = np.pad(values, ((30, 10), (20, 40)), constant_values=border)
+    seen = window(read_made(framed).pixels, 0.5, 99.5)[30:-10, 20:-40]
+    np.testing.assert_allclose(seen, window(read_made(values).pixels, 0.5, 99.5), atol=0.01)
 
 
 def test_padding_is_black_and_does_not_count(read_made) -> None:
@@ -683,6 +708,7 @@ def test_folder_of_studies_is_walked(tmp_path: Path) -> None:
         "b/x.DCM",
         "a/deep/y.ima",
         "a/z.dicom",
+        "a/z.v2",
         "DICOMDIR",
         ".cache/q.dcm",
         ".hidden",
@@ -697,7 +723,7 @@ def test_folder_of_studies_is_walked(tmp_path: Path) -> None:
         (tmp_path / "b" / "loop").symlink_to(tmp_path)
         (tmp_path / "broken").symlink_to(tmp_path / "none")
         os.mkfifo(tmp_path / "pipe")
-    expected = ["a/z.dicom", "a/deep/y.ima", "b/1.2.840.7", "b/IM0002", "b/x.DCM"]
+    expected = ["a/z.dicom", "a/z.v2", "a/deep/y.ima", "b/1.2.840.7", "b/IM0002", "b/x.DCM"]
     assert find_images([tmp_path]) == [tmp_path / name for name in expected]
 
 
@@ -733,6 +759,36 @@ def test_dicomdir_stands_for_its_images(tmp_path: Path) -> None:
     with pytest.raises(CxrsegError, match="is a DICOMDIR"):
         read(renamed)
     assert find_images([tmp_path / "none" / "DICOMDIR"]) == [tmp_path / "none" / "DICOMDIR"]
+
+
+@pytest.mark.parametrize("spell", [str.lower, str.title, "{}.".format, "{};1".format])
+def test_dicomdir_finds_names_as_the_system_spells_them(
+    tmp_path: Path, spell: Callable[[str], str]
+) -> None:
+    if os.name != "posix":
+        pytest.skip("this system finds them itself")
+    expected = find_images([medium(tmp_path / "cd")])
+    # From the deepest up: a folder's new name must not move what is still to be renamed.
+    for path in sorted((tmp_path / "cd").rglob("*"), reverse=True):
+        path.rename(path.with_name(spell(path.name)))
+    listing = tmp_path / "cd" / spell("DICOMDIR")
+    images = find_images([listing])
+    assert len(images) == len(expected) == 2 and not set(images) & set(expected)
+    assert all(read(path).size == PHANTOM.shape for path in images)
+    assert sorted(images) == sorted(
+        Path(folder, name)
+        for folder, _, names in os.walk(tmp_path / "cd")
+        for name in names
+        if Path(folder, name) != listing
+    )
+
+
+def test_dicomdir_takes_the_exact_name_first(tmp_path: Path) -> None:
+    images = find_images([medium(tmp_path / "cd")])
+    if os.name == "posix":
+        for path in images:
+            save(make(Modality="CT"), path.with_name(path.name.lower()))
+    assert find_images([tmp_path / "cd" / "DICOMDIR"]) == images
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,10 +14,22 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
+from patient import (
+    CR,
+    DX,
+    IDENTITY,
+    INSTANCE,
+    SC,
+    SERIES,
+    STUDY,
+    UNNEEDED,
+    references,
+    xray,
+)
 from phantoms import blocks
 from PIL import Image
 from pydicom import uid
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 
 from cxrseg.runtime import CxrsegError, find_images, read
 from cxrseg.runtime.dicom_origin import SOP_CLASSES
@@ -31,75 +40,10 @@ hd = pytest.importorskip("highdicom", reason="needs the extra dicom")
 # Some of these files are made wrong on purpose, which pydicom warns of while writing.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-STUDY, SERIES, INSTANCE = "1.2.826.0.1.99.1", "1.2.826.0.1.99.1.1", "1.2.826.0.1.99.1.1.1"
-
-IDENTITY = {
-    "PatientName": "Doe^Jane",
-    "PatientID": "ID-4711",
-    "PatientBirthDate": "19700102",
-    "PatientSex": "F",
-    "StudyDate": "20210304",
-    "StudyTime": "101112",
-    "StudyID": "ST-77",
-    "AccessionNumber": "ACC-123",
-    "ReferringPhysicianName": "House^Gregory",
-}
-UNNEEDED = {
-    "InstitutionName": "Clinic of X",
-    "PatientAddress": "Lane 5",
-    "PatientAge": "051Y",
-    "OperatorsName": "Smith^Bob",
-    "StudyDescription": "Chest of Jane",
-    "OtherPatientIDs": "ANOTHER-9",
-    "PatientComments": "lives alone",
-    "StationName": "ROOM-3",
-    "DeviceSerialNumber": "SN-55",
-    "SeriesDescription": "PA by Bob",
-}
 WORDS = (
     *("Doe", "Jane", "4711", "19700102", "20210304", "101112", "ST-77", "ACC-123", "House"),
     *(STUDY, "Clinic", "Lane 5", "051Y", "Smith", "ANOTHER", "lives", "ROOM", "SN-55", "Bob"),
 )
-
-CR = uid.ComputedRadiographyImageStorage
-DX = uid.DigitalXRayImageStorageForPresentation
-SC = uid.SecondaryCaptureImageStorage
-
-
-def xray(path: Path, pixels: NDArray[Any] | None = None, **attributes: object) -> Path:
-    """Write a chest of a patient; attributes that are None are left out."""
-    pixels = (blocks(121, 99) if pixels is None else pixels).astype("<u2") * 16
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    values: dict[str, object] = {
-        "SOPClassUID": DX,
-        "SOPInstanceUID": INSTANCE,
-        "SeriesInstanceUID": SERIES,
-        "StudyInstanceUID": STUDY,
-        **IDENTITY,
-        **UNNEEDED,
-        "Modality": "DX",
-        "PatientOrientation": ["L", "F"],
-        "BurnedInAnnotation": "NO",
-        "Rows": pixels.shape[0],
-        "Columns": pixels.shape[1],
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "BitsAllocated": 16,
-        "BitsStored": 12,
-        "HighBit": 11,
-        "PixelRepresentation": 0,
-        "PixelData": pixels.tobytes(),
-        **attributes,
-    }
-    for keyword, value in values.items():
-        if value is not None:
-            setattr(dataset, keyword, value)
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.get("SOPClassUID") or DX
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.get("SOPInstanceUID") or "1.2.3"
-    dataset.save_as(path, enforce_file_format=True)
-    return path
 
 
 @pytest.fixture
@@ -175,17 +119,6 @@ def test_segments_are_coded(write: Write, xrays: Path) -> None:
         assert report["model"]["sha256"] in algorithm.AlgorithmParameters
         sides.append((segment.SegmentLabel, side.CodeValue))
     assert sides == [("right lung", "24028007"), ("left lung", "7771000")]
-
-
-def references(dataset: Dataset) -> list[tuple[str, ...]]:
-    (series,) = dataset.ReferencedSeriesSequence
-    (instance,) = series.ReferencedInstanceSequence
-    (image,) = dataset.SourceImageSequence
-    assert image.ReferencedSOPInstanceUID == instance.ReferencedSOPInstanceUID
-    return [
-        (dataset.StudyInstanceUID, series.SeriesInstanceUID),
-        (image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID),
-    ]
 
 
 def test_references_and_identity(write: Write) -> None:
@@ -460,82 +393,3 @@ def test_dcmtk_reads_the_files(write: Write, xrays: Path) -> None:
         done = subprocess.run(["dcmdump", str(xrays / name)], capture_output=True, text=True)
         assert done.returncode == 0 and kind in done.stdout
         assert not [line for line in done.stderr.splitlines() if line[:2] in ("E:", "F:", "W:")]
-
-
-# An archive.
-
-ORTHANC = shutil.which("Orthanc") or "/usr/sbin/Orthanc"
-
-
-@pytest.fixture
-def orthanc(tmp_path: Path) -> Iterator[Callable[..., bytes]]:
-    """Start an archive on the loopback interface; give a function that asks it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = tmp_path / "orthanc.json"
-    storage = tmp_path / "storage"
-    settings.write_text(
-        json.dumps(
-            {
-                "StorageDirectory": str(storage),
-                "IndexDirectory": str(storage),
-                "HttpPort": port,
-                "HttpServerEnabled": True,
-                "HttpBindAddresses": ["127.0.0.1"],
-                "RemoteAccessAllowed": False,
-                "AuthenticationEnabled": False,
-                "DicomServerEnabled": False,
-                "OverwriteInstances": True,
-                "Plugins": [],
-            }
-        )
-    )
-    address = f"http://127.0.0.1:{port}"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-    def ask(path: str, data: bytes | None = None) -> bytes:
-        with opener.open(f"{address}{path}", data, timeout=30) as answer:
-            content: bytes = answer.read()
-        return content
-
-    server = subprocess.Popen(
-        [ORTHANC, str(settings)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        for _ in range(100):
-            try:
-                ask("/system")
-                break
-            except (urllib.error.URLError, OSError):
-                assert server.poll() is None, "Orthanc ended"
-                time.sleep(0.2)
-        else:
-            pytest.fail("Orthanc does not answer")
-        yield ask
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-@pytest.mark.skipif(not Path(ORTHANC).exists(), reason="needs Orthanc")
-def test_archive_keeps_pixels_and_references(write: Write, xrays: Path, orthanc) -> None:
-    stored = {}
-    for _ in range(2):
-        write()
-        for name in ("x.dcm", "x_lungs.dcm", "x_overlay.dcm"):
-            answer = json.loads(orthanc("/instances", (xrays / name).read_bytes()))
-            stored[name] = answer["ID"]
-    # The second run replaced the first one's.
-    assert len(json.loads(orthanc("/instances"))) == 3
-    (study,) = json.loads(orthanc("/studies"))
-    assert len(json.loads(orthanc(f"/studies/{study}"))["Series"]) == 3
-    for name in ("x_lungs.dcm", "x_overlay.dcm"):
-        copy = xrays.parent / name
-        copy.write_bytes(orthanc(f"/instances/{stored[name]}/file"))
-        back, sent = pydicom.dcmread(copy), pydicom.dcmread(xrays / name)
-        np.testing.assert_array_equal(back.pixel_array, sent.pixel_array)
-        assert references(back) == references(sent) == [(STUDY, SERIES), (DX, INSTANCE)]
-        assert is_ours(copy)
-    tags = json.loads(orthanc(f"/instances/{stored['x_lungs.dcm']}/simplified-tags"))
-    assert [x["SegmentLabel"] for x in tags["SegmentSequence"]] == ["right lung", "left lung"]

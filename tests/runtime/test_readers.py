@@ -167,7 +167,7 @@ def pages() -> bytes:
         (b"hello, world" * 50, "not an image"),
         (bytes(128) + b"DICM" + bytes(100), "DICOM"),
         (gif(), "not an image"),
-        (pages(), "2 pages"),
+        (pages(), "several pages"),
         (encoded("PNG")[:200], "damaged"),
         (encoded("PNG")[:30], "damaged"),
         (encoded("JPEG")[:500], "damaged"),
