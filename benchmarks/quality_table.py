@@ -14,7 +14,7 @@ from cxrseg.benchmarks.cases import Case
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.files import write_together
 from cxrseg.runtime.labels import PROTOCOLS, Protocol, labels_of
-from cxrseg.runtime.postprocess import label_mask
+from cxrseg.runtime.postprocess import label_mask, tidy
 from cxrseg.runtime.preprocess import preprocess
 from cxrseg.runtime.quality import (
     LEAST,
@@ -218,7 +218,8 @@ def _sample(
     for protocol in PROTOCOLS:
         labels = labels_of(protocol)
         if {label.name for label in labels} <= {*names}:
-            grid = grid_logits(logits[[names.index(label.name) for label in labels]])
+            channels = logits[[names.index(label.name) for label in labels]]
+            grid = grid_logits(tidy(channels, labels))
             mask = label_mask(list(grid), labels)
             outlines[protocol] = Outlined(shape(mask), uncertainty(grid, mask), cut_off(mask))
     return Sample(source, patient, thumbnail(pixels), thumbnail(framed(pixels, rng)), outlines)
