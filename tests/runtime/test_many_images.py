@@ -25,6 +25,7 @@ from cxrseg.runtime.parallel import in_order
 from cxrseg.runtime.preprocess import Preprocessing
 from cxrseg.runtime.summary import Record, json_lines
 
+REPO = Path(__file__).parents[2]
 MAIN = "from cxrseg.runtime.cli import program; program()"
 
 
@@ -444,6 +445,19 @@ def test_appending_keeps_whole_lines_and_adds_what_they_lack(tmp_path: Path) -> 
     told = [(line["source"], line["status"]) for line in map(json.loads, lines)]
     first = [("done", "ok"), ("bad", "error")]
     assert told == [*first, ("lost", "ok"), *first]
+
+
+# More than one machine.
+
+
+def test_dask_gives_what_one_process_gives(run_cxrseg, model_file, model, xrays, tmp_path) -> None:
+    save_chests(xrays, 6)
+    assert run_cxrseg(xrays, "-o", tmp_path / "local", *model, "--threads", "1").code == 0
+    recipe = [sys.executable, REPO / "examples" / "dask_folder.py", xrays]
+    options = ["-o", tmp_path / "dask", "--model", model_file()]
+    done = subprocess.run([*recipe, *options], capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert contents(tmp_path / "dask") == contents(tmp_path / "local")
 
 
 # A kill in the middle.
