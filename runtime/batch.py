@@ -1,9 +1,10 @@
-"""Many images, one after another: a failure of one never stops the others."""
+"""Many images: a failure of one never stops the others."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -13,13 +14,40 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from cxrseg.runtime.errors import CxrsegError
-from cxrseg.runtime.outputs import DEFAULT_FORMATS, FORMATS, IMAGE_ENDS, Format, Outputs
-from cxrseg.runtime.readers import read, scan
+from cxrseg.runtime.outputs import (
+    DEFAULT_FORMATS,
+    FORMATS,
+    IMAGE_ENDS,
+    Format,
+    Outputs,
+    Report,
+)
+from cxrseg.runtime.readers import fingerprint, read, scan
+from cxrseg.runtime.readers.folders import Found
 
 if TYPE_CHECKING:
-    from cxrseg.runtime.measurements import Measurements
-    from cxrseg.runtime.segmentation import Segmentation
     from cxrseg.runtime.segmenter import Segmenter
+
+MAX_JOBS = 4
+"""Most images in work at once unless told otherwise: each is in memory several times over."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to do with each image.
+
+    Attributes:
+        formats: What to write.
+        deidentify: As `write` takes it.
+        strict: Write nothing for an image that is flagged.
+        resume: Leave out an image that an earlier run has done, with the same model and settings,
+            as `earlier_report` tells; ``json`` is among the formats.
+    """
+
+    formats: tuple[Format, ...] = DEFAULT_FORMATS
+    deidentify: bool = False
+    strict: bool = False
+    resume: bool = False
 
 
 @dataclass(frozen=True)
@@ -29,14 +57,14 @@ class Done:
     Attributes:
         source: The image.
         outputs: The files written; no format where it was withheld.
-        segmentation: The result.
-        measured: The lungs' sizes.
+        report: What the JSON report holds, whether or not it was written.
+        earlier: Whether an earlier run did it.
     """
 
     source: Path
     outputs: Outputs
-    segmentation: Segmentation
-    measured: Measurements
+    report: Report
+    earlier: bool = False
 
     @property
     def withheld(self) -> bool:
@@ -60,6 +88,11 @@ class Task:
 
     source: Path
     folder: Path | None = None
+
+    @property
+    def home(self) -> Path:
+        """Where its outputs lie."""
+        return self.source.parent if self.folder is None else self.folder
 
 
 Job = Task | CxrsegError
@@ -86,6 +119,7 @@ def plan(
     inputs: Iterable[Path],
     folder: Path | None = None,
     formats: Collection[Format] = DEFAULT_FORMATS,
+    resume: bool = False,
 ) -> list[Job]:
     """Decide what to do with each input before anything is done.
 
@@ -98,46 +132,81 @@ def plan(
         folder: Where outputs go, in the same sub-folders as the images of a folder lie in;
             None = beside each image.
         formats: What will be written.
+        resume: Of two images with the same outputs, the one that an earlier run did keeps them;
+            else the first.
 
     Returns:
         One job per image, in order.
     """
-    jobs: list[Job] = []
-    for path in inputs:
-        for found in scan(path):
-            if isinstance(found, CxrsegError):
-                jobs.append(found)
-            else:
-                jobs.append(Task(found.path, None if folder is None else folder / found.below))
-    sources = [job.source for job in jobs if isinstance(job, Task)]
-    images = {_key(source) for source in sources}
-    products = {_key(x) for source in sources for x in Outputs.of(source, None, FORMATS)}
+    images = (found for path in inputs for found in scan(path))
+    return arrange(images, folder, formats, resume, {})
+
+
+def arrange(
+    images: Iterable[Found | CxrsegError],
+    folder: Path | None,
+    formats: Collection[Format],
+    resume: bool,
+    owners: dict[str, Path],
+) -> list[Job]:
+    """Decide what to do with images that were found, as `plan` does.
+
+    Args:
+        images: From `scan`.
+        folder: As `plan` takes it.
+        formats: As `plan` takes it.
+        resume: As `plan` takes it.
+        owners: Place of a report -> the image that has it; gets those of `images`. An owner that is
+            gone loses it.
+    """
+    home = _home_keys()
+    keyed = [(x, "" if isinstance(x, CxrsegError) else _key(x.path)) for x in images]
+    inputs = {key for _, key in keyed}
+    sources = [x.path for x, _ in keyed if isinstance(x, Found)]
+    products: set[str] = set()
+    if any(source.name.endswith(IMAGE_ENDS) for source in sources):
+        products = {home(x) for source in sources for x in Outputs.of(source, None, FORMATS)}
 
     planned: list[Job] = []
     seen: set[str] = set()
-    owners: dict[str, Path] = {}
-    for job in jobs:
-        if isinstance(job, CxrsegError):
-            planned.append(job)
+    for found, key in keyed:
+        if isinstance(found, CxrsegError):
+            planned.append(found)
             continue
-        source = job.source
-        key = _key(source)
+        source = found.path
         if key in seen or (key in products and source.name.endswith(IMAGE_ENDS)):
             continue
         seen.add(key)
-        outputs = Outputs.of(source, job.folder, formats)
-        overwritten = next((x for x in outputs if _key(x) in images and folder is not None), None)
-        owner = owners.setdefault(_key(outputs.report), source)
+        task = Task(source, None if folder is None else folder / found.below)
+        outputs = Outputs.of(source, task.folder, formats)
+        overwritten = next((x for x in outputs if home(x) in inputs and folder is not None), None)
+        place = home(outputs.report)
+        taken = owners.get(place, source)
         if overwritten is not None:
             cause = f"its output {overwritten.name} would overwrite an input file"
             planned.append(CxrsegError(source, cause, "choose another folder with -o"))
-        elif owner is not source:
-            cause = f"its outputs would overwrite those of {owner}"
-            remedy = "rename it, or run it with another -o folder"
-            planned.append(CxrsegError(source, cause, remedy))
+        # Not Path's exists, which fails on a name that is too long.
+        elif (
+            taken != source
+            and os.path.exists(taken)  # noqa: PTH110
+            and not (resume and _earlier_owner(task) == source.name)
+        ):
+            planned.append(_would_overwrite(source, taken))
         else:
-            planned.append(job)
+            owners[place] = source
+            planned.append(task)
     return planned
+
+
+def _earlier_owner(task: Task) -> str | None:
+    from cxrseg.runtime.resume import owner
+
+    return owner(task.source, Outputs.of(task.source, task.folder))
+
+
+def _would_overwrite(source: Path, owner: Path) -> CxrsegError:
+    cause = f"its outputs would overwrite those of {owner}"
+    return CxrsegError(source, cause, "rename it, or run it with another -o folder")
 
 
 def preload() -> None:
@@ -156,44 +225,64 @@ def _import_all() -> None:
             import_module(name)
 
 
+Outcome = Done | CxrsegError
+"""What became of a job."""
+
+
 def process(
     job: Job,
     segmenter: Segmenter,
-    formats: Collection[Format] = DEFAULT_FORMATS,
-    deidentify: bool = False,
-    strict: bool = False,
-) -> Done | CxrsegError:
+    settings: Settings | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Outcome:
     """Do one job.
 
     Args:
         job: From `plan`.
         segmenter: The loaded model.
-        formats: What to write.
-        deidentify: As `write` takes it.
-        strict: Write nothing for an image that is flagged.
+        settings: What to do; None = the defaults.
+        interrupted: Tells whether to give up, with nothing written.
 
     Returns:
         What was done, or why not; no exception but KeyboardInterrupt and its like leaves here.
+
+    Raises:
+        KeyboardInterrupt: It was `interrupted`.
     """
-    from cxrseg.runtime.writers import check_formats, measure_result, write
+    from cxrseg.runtime.writers import check_formats, make_report, write
 
     if isinstance(job, CxrsegError):
         return job
+    if settings is None:
+        settings = Settings()
+    formats, deidentify = settings.formats, settings.deidentify
     source = job.source
     try:
+        if settings.resume:
+            if done := _done_before(job, segmenter, settings):
+                return done
+            if (owner := _earlier_owner(job)) not in (None, source.name):
+                return _would_overwrite(source, source.with_name(owner))
         start = perf_counter()
+        # Taken first: should the file be changed meanwhile, the report is not that of the new one.
+        content = fingerprint(source)
         radiograph = read(source)
+        provenance = {**radiograph.provenance, "sha256": content}
+        radiograph = replace(radiograph, provenance=provenance)
         read_ms = (perf_counter() - start) * 1000
         check_formats(formats, radiograph, source)
+        _give_up_if(interrupted)
         result = segmenter.segment(radiograph, name=str(source))
         result = replace(result, timings={"read": read_ms, **result.timings})
-        sizes = measure_result(result, radiograph)
-        if strict and result.flags:
-            return Done(source, Outputs.of(source, job.folder, ()), result, sizes)
+        _give_up_if(interrupted)
+        if settings.strict and result.flags:
+            report = make_report(result, radiograph, source, ())
+            return Done(source, Outputs.of(source, job.folder, ()), report)
         if job.folder is not None:
             prepare_folder(job.folder)
-        outputs = write(result, radiograph, source, job.folder, formats, deidentify, sizes)
-        return Done(source, outputs, result, sizes)
+        report = make_report(result, radiograph, source, formats, deidentify)
+        outputs = write(result, radiograph, source, job.folder, formats, deidentify, report)
+        return Done(source, outputs, report)
     except CxrsegError as error:
         return error
     except MemoryError:
@@ -204,16 +293,84 @@ def process(
         return CxrsegError(source, cause, "please report it")
 
 
+def _done_before(job: Task, segmenter: Segmenter, settings: Settings) -> Done | None:
+    from cxrseg.runtime.resume import earlier_report
+
+    outputs = Outputs.of(job.source, job.folder, settings.formats)
+    report = earlier_report(
+        job.source, outputs, segmenter.model.sha256, segmenter.labels, settings.deidentify
+    )
+    if report is None or (settings.strict and report["flags"]):
+        return None
+    return Done(job.source, outputs, report, earlier=True)
+
+
+def _give_up_if(interrupted: Callable[[], bool]) -> None:
+    if interrupted():
+        raise KeyboardInterrupt
+
+
+def default_workers(images: int, threads: int) -> int:
+    """Return how many images to have in work at once: one per CPU thread, within `MAX_JOBS`.
+
+    Args:
+        images: Number of images.
+        threads: CPU threads for all of them.
+    """
+    return max(1, min(images, threads, MAX_JOBS))
+
+
+def threads_each(threads: int, workers: int) -> int:
+    """Return the threads of one inference, so that those of all workers make `threads`.
+
+    Inferences of one model share the threads that ONNX Runtime adds to the worker's own.
+    """
+    return max(1, threads - workers + 1)
+
+
 def run(
     jobs: Iterable[Job],
     segmenter: Segmenter,
-    formats: Collection[Format] = DEFAULT_FORMATS,
-    deidentify: bool = False,
-    strict: bool = False,
-) -> Iterator[Done | CxrsegError]:
-    """Do the jobs one by one, giving each outcome as soon as it is known."""
-    for job in jobs:
-        yield process(job, segmenter, formats, deidentify, strict)
+    settings: Settings | None = None,
+    workers: int = 1,
+) -> Generator[tuple[Job, Outcome], None, None]:
+    """Do the jobs, giving each with its outcome, in their order, as soon as it is known.
+
+    Args:
+        jobs: From `plan`.
+        segmenter: The loaded model.
+        settings: What to do; None = the defaults.
+        workers: Images in work at once. Results are the same whatever their number. Close the
+            iterator where it is left early: it waits for what is in work.
+    """
+    if workers == 1:
+        for job in jobs:
+            yield job, process(job, segmenter, settings)
+        return
+    # Imported here, because one image needs none of it.
+    from cxrseg.runtime.parallel import in_order
+
+    with warnings.catch_warnings():
+        # Filters belong to the process: a reader that sets its own would see another thread's.
+        warnings.simplefilter("ignore")
+        yield from in_order(
+            lambda job, interrupted: (job, process(job, segmenter, settings, interrupted)),
+            jobs,
+            workers,
+        )
+
+
+def _home_keys() -> Callable[[Path], str]:
+    """Return a function that gives one text per place of a file, asking once for each folder."""
+    folders: dict[Path, str] = {}
+
+    def key(path: Path) -> str:
+        folder = path.parent
+        if folder not in folders:
+            folders[folder] = _key(folder)
+        return os.path.normcase(Path(folders[folder], path.name))
+
+    return key
 
 
 def _key(path: Path) -> str:

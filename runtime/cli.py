@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from cxrseg.runtime.console import FAILED, OK, echo, progress, require_extra, run_command
+from cxrseg.runtime.console import (
+    FAILED,
+    OK,
+    SectionedCommand,
+    SectionedOption,
+    echo,
+    fail,
+    progress,
+    require_extra,
+    run_command,
+)
 from cxrseg.runtime.devices import AUTO, DEVICES
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.labels import PROTOCOLS, Protocol
@@ -19,7 +30,8 @@ from cxrseg.runtime.outputs import DEFAULT_FORMATS, DICOM_FORMATS, FORMATS, Form
 from cxrseg.runtime.version import VERSION
 
 if TYPE_CHECKING:
-    from cxrseg.runtime.batch import Done
+    from cxrseg.runtime.batch import Done, Job, Outcome
+    from cxrseg.runtime.summary import Record, Status
 
 # A path need not exist: one that is missing must not keep the others from being done.
 _PATH = click.Path(path_type=Path)
@@ -38,47 +50,29 @@ def _formats(_context: click.Context, _option: click.Parameter, text: str) -> tu
     return tuple(name for name in FORMATS if name in names)
 
 
+def _option(section: str) -> Callable[..., Callable[[Any], Any]]:
+    return partial(click.option, cls=SectionedOption, section=section)
+
+
+_results, _computing = _option("What is written"), _option("How it is computed")
+_many, _watching = _option("Many images"), _option("A folder that fills")
+
+
 @click.command(
     "cxrseg-run",
+    cls=SectionedCommand,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.argument("inputs", metavar="INPUT...", nargs=-1, type=_PATH)
-@click.option(
+@_results(
     "-o",
     "--output",
     metavar="DIR",
     type=_PATH,
     help="Folder for the results, made if needed.  [default: beside each image]",
 )
-@click.option(
-    "--model",
-    metavar="FILE",
-    type=_PATH,
-    help="Model file (.onnx) written by cxrseg-export.  [default: the one that ships with cxrseg]",
-)
-@click.option(
-    "--device",
-    type=click.Choice(DEVICES),
-    default=AUTO,
-    show_default=True,
-    help="What to compute on. auto takes a graphics card if ONNX Runtime offers one, else the CPU;"
-    " a device that is named and not available is an error.",
-)
-@click.option(
-    "--protocol",
-    type=click.Choice(PROTOCOLS),
-    default="fields",
-    show_default=True,
-    help="fields: the visible lung. whole: with the lung behind the heart, if the model knows it.",
-)
-@click.option(
-    "--threads",
-    metavar="N",
-    type=click.IntRange(1, 256),
-    help="CPU threads.  [default: one per physical core]",
-)
-@click.option(
+@_results(
     "--format",
     "formats",
     metavar="LIST",
@@ -89,19 +83,19 @@ def _formats(_context: click.Context, _option: click.Parameter, text: str) -> tu
     ' and sc (the overlay as Secondary Capture), which need the extra "cxrseg[dicom]". They join'
     " the study of the X-ray; a run again with the same model gives the same UIDs.",
 )
-@click.option(
+@_results(
     "--deidentify",
     is_flag=True,
     help="Empty the patient's name, dates and numbers in seg and sc and replace all UIDs (DICOM"
     " PS3.15, Basic Profile). Words in the picture and file names stay: look at them.",
 )
-@click.option(
+@_results(
     "--strict",
     is_flag=True,
     help="Write nothing for an image with a flag (a reason to doubt its result) and end with exit"
     " code 3. Files of an earlier run stay.",
 )
-@click.option(
+@_results(
     "--csv",
     "table",
     metavar="FILE",
@@ -110,6 +104,70 @@ def _formats(_context: click.Context, _option: click.Parameter, text: str) -> tu
     " size, pixel spacing and its source; for each lung area, height, width, probability; thoracic"
     " width (outer edge to outer edge in one row), area ratio, model. In pixels, and in mm where"
     " the spacing is known. Kept on Ctrl-C.",
+)
+@_results(
+    "--jsonl",
+    "lines",
+    metavar="FILE",
+    type=_PATH,
+    help="Also write JSON Lines, one line per input as soon as it is done: what chest.json holds,"
+    " with source, status and error. Complete up to there whenever the run ends.",
+)
+@_computing(
+    "--model",
+    metavar="FILE",
+    type=_PATH,
+    help="Model file (.onnx) written by cxrseg-export.  [default: the one that ships with cxrseg]",
+)
+@_computing(
+    "--device",
+    type=click.Choice(DEVICES),
+    default=AUTO,
+    show_default=True,
+    help="What to compute on. auto takes a graphics card if ONNX Runtime offers one, else the CPU;"
+    " a device that is named and not available is an error.",
+)
+@_computing(
+    "--protocol",
+    type=click.Choice(PROTOCOLS),
+    default="fields",
+    show_default=True,
+    help="fields: the visible lung. whole: with the lung behind the heart, if the model knows it.",
+)
+@_computing(
+    "--threads",
+    metavar="N",
+    type=click.IntRange(1, 256),
+    help="CPU threads, for all images in work.  [default: one per physical core]",
+)
+@_many(
+    "--jobs",
+    metavar="N",
+    type=click.IntRange(1, 64),
+    help="Images in work at once. The results are the same; large images need more memory."
+    "  [default: one per CPU thread, at most 4]",
+)
+@_many(
+    "--skip-existing",
+    is_flag=True,
+    help="Resume: leave out an image whose files are all there, from this model, protocol and"
+    " version of cxrseg, as its JSON report tells (--format needs json), and that has not been"
+    " changed since. --csv and --jsonl are written anew, with its numbers from the report. What"
+    " failed, or was withheld by --strict, is tried again.",
+)
+@_watching(
+    "--watch",
+    "watching",
+    is_flag=True,
+    help="Go on until Ctrl-C, for a modality that drops files: each INPUT is a folder, and an image"
+    " is done when its file is complete (unchanged for two seconds). Those that are there come"
+    " first, as with --skip-existing; lines are added to --jsonl. Names like x.png.part wait until"
+    ' they are renamed. Needs the extra "cxrseg[watch]".',
+)
+@_watching(
+    "--poll",
+    is_flag=True,
+    help="With --watch: look every five seconds. For network drives, which do not tell of changes.",
 )
 @click.option(
     "--about",
@@ -121,14 +179,19 @@ def _formats(_context: click.Context, _option: click.Parameter, text: str) -> tu
 def command(
     inputs: tuple[Path, ...],
     output: Path | None,
-    model: Path | None,
-    device: str,
-    protocol: Protocol,
-    threads: int | None,
     formats: tuple[Format, ...],
     deidentify: bool,
     strict: bool,
     table: Path | None,
+    lines: Path | None,
+    model: Path | None,
+    device: str,
+    protocol: Protocol,
+    threads: int | None,
+    jobs: int | None,
+    skip_existing: bool,
+    watching: bool,
+    poll: bool,
     about: bool,
 ) -> int:
     """Outline the lungs on frontal chest X-rays.
@@ -155,10 +218,12 @@ def command(
       cxrseg-run --device cpu a.png b.jpg
       cxrseg-run --format seg a.dcm       a segmentation for the archive
       cxrseg-run --csv all.csv X:\\xrays   all numbers in one table
+      cxrseg-run --skip-existing -o results X:\\xrays    what is still to do
+      cxrseg-run --watch -o results X:\\incoming         whatever arrives
 
     \b
     Exit codes
-      0    everything was done
+      0    everything was done; or --watch was ended by Ctrl-C
       1    some input failed; the others are done
       2    wrong usage
       3    with --strict: some image was flagged, so nothing was written for it; none failed
@@ -180,51 +245,122 @@ def command(
         require_extra(f"--format {','.join(for_dicom)}", "dicom", ["highdicom"])
     elif deidentify:
         raise click.UsageError("--deidentify is about DICOM outputs: add seg or sc to --format")
+    resume = skip_existing or watching
+    if resume and "json" not in formats:
+        option = "--watch" if watching else "--skip-existing"
+        raise click.UsageError(f"{option} looks into the JSON reports: add json to --format")
+    if table is not None and table == lines:
+        raise click.UsageError("--csv and --jsonl name the same file")
+    if poll and not watching:
+        raise click.UsageError("--poll is about --watch")
+    if watching:
+        if table is not None:
+            raise click.UsageError("--csv is written at the end: take --jsonl with --watch")
+        check_watch(inputs)
     # Imported here, so that --help and --version answer at once.
     import onnxruntime  # noqa: F401
 
-    from cxrseg.runtime.batch import plan, preload, prepare_folder, run
+    from cxrseg.runtime import batch
+    from cxrseg.runtime.files import remove_stale
     from cxrseg.runtime.segmenter import Segmenter
-    from cxrseg.runtime.summary import failed_row, result_row, summary
+    from cxrseg.runtime.session import default_threads
+    from cxrseg.runtime.summary import summary
 
     # After ONNX Runtime's own import: the loading of the model must not wait for these.
-    preload()
-    segmenter = Segmenter(model, device, threads, protocol)
+    batch.preload()
+    planned = [] if watching else batch.plan(inputs, output, formats, resume)
+    threads = threads or default_threads()
+    images = batch.MAX_JOBS if watching else len(planned)
+    workers = jobs or batch.default_workers(images, threads)
+    segmenter = Segmenter(model, device, batch.threads_each(threads, workers), protocol)
     if output is not None:
-        prepare_folder(output)
-    jobs = plan(inputs, output, formats)
-    code = OK
-    with summary(table) as rows, progress(len(jobs)) as lines:
-        outcomes = run(jobs, segmenter, formats, deidentify, strict)
-        for job, outcome in zip(jobs, outcomes, strict=True):
+        batch.prepare_folder(output)
+    settings = batch.Settings(formats, deidentify, strict, resume)
+    outcomes: Generator[tuple[Job, Outcome], None, None]
+    if watching:
+        from cxrseg.runtime.watch import Watcher, watch
+
+        outcomes = watch(Watcher(inputs, poll, fail), output, segmenter, settings, workers)
+    else:
+        outcomes = batch.run(planned, segmenter, settings, workers)
+
+    code, homes = OK, set[Path]()
+    with (
+        summary(table, lines, append=watching) as add,
+        progress(len(planned)) as told,
+        _until_interrupted(inputs) if watching else nullcontext(),
+        closing(outcomes),
+    ):
+        for job, outcome in outcomes:
+            if isinstance(job, batch.Task):
+                homes.add(job.home)
             if isinstance(outcome, CxrsegError):
                 code = FAILED
-                lines.done(f"error: {outcome}", err=True)
-                source = job.subject if isinstance(job, CxrsegError) else str(job.source)
-                row = failed_row(source, outcome)
+                told.done(f"error: {outcome}", err=True)
             else:
-                lines.done(describe(outcome))
-                if outcome.withheld:
-                    code = code or FLAGGED
-                result, sizes = outcome.segmentation, outcome.measured
-                row = result_row(str(outcome.source), result, sizes, outcome.withheld)
-            if rows is not None:
-                rows.append(row)
-    return code
+                code = code or (FLAGGED if outcome.withheld else OK)
+                told.done(describe(outcome))
+            add(record(job, outcome))
+    if resume:
+        remove_stale(homes)
+    return OK if watching else code
+
+
+def check_watch(folders: Sequence[Path]) -> None:
+    """Refuse what cannot be watched.
+
+    Raises:
+        CxrsegError: An input is no folder, or the extra is not installed.
+    """
+    require_extra("--watch", "watch", ["watchdog"])
+    for folder in folders:
+        if not folder.is_dir():
+            cause = "is not a folder, so nothing can arrive in it"
+            remedy = "give the folder that the images arrive in, without --watch for files"
+            if not folder.exists():
+                cause, remedy = "no such folder", "make it, or check the name"
+            raise CxrsegError(folder, cause, remedy)
+
+
+@contextmanager
+def _until_interrupted(folders: Sequence[Path]) -> Iterator[None]:
+    """Let Ctrl-C end the block in good order, and what services are ended with, too."""
+    import signal
+
+    echo(f"watching {', '.join(map(str, folders))}; Ctrl-C ends it", err=True)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with suppress(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def record(job: Job, outcome: Outcome) -> Record:
+    """Return what is recorded of one input."""
+    from cxrseg.runtime.summary import Record
+
+    if isinstance(outcome, CxrsegError):
+        source = job.subject if isinstance(job, CxrsegError) else str(job.source)
+        return Record(source, "error", str(outcome))
+    status: Status = "flagged" if outcome.withheld else "ok"
+    return Record(str(outcome.source), status, None, outcome.report, outcome.earlier)
 
 
 def describe(done: Done) -> str:
-    """Return the line that tells of one segmented image."""
-    result = done.segmentation
-    shares = ", ".join(
-        f"{label.title} {100 * result.fraction[label.name]:.1f} %" for label in result.labels
-    )
-    ms = sum(result.timings.values())
-    flags = "".join(f" [flag: {flag.reason}]" for flag in result.flags)
+    """Return the line that tells of one image."""
+    report = done.report
+    flags = "".join(f" [flag: {flag['reason']}]" for flag in report["flags"])
     written = "nothing, --strict" if done.withheld else next(iter(done.outputs))
+    if done.earlier:
+        return f"{done.source}: skipped, done before -> {written}{flags}"
+    shares = ", ".join(
+        f"{label['title']} {100 * label['fraction']:.1f} %" for label in report["labels"]
+    )
+    ms = sum(report["timings_ms"].values())
     return (
         f"{done.source}: {shares} of the image, {ms:.0f} ms"
-        f" on {result.provider} -> {written}{flags}"
+        f" on {report['provider']} -> {written}{flags}"
     )
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
-from typing import NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import click
 
@@ -82,6 +82,35 @@ def echo(text: str, err: bool = False) -> None:
 def fail(error: CxrsegError) -> None:
     """Print an error as one line on stderr."""
     echo(f"error: {error}", err=True)
+
+
+class SectionedCommand(click.Command):
+    """A command whose help tells its options under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section after section."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                section = getattr(parameter, "section", "Other options")
+                sections.setdefault(section, []).append(record)
+        for section, records in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(records)
+
+
+class SectionedOption(click.Option):
+    """An option of a `SectionedCommand`.
+
+    Args:
+        section: Heading in the help.
+        arguments: As click.Option takes them.
+    """
+
+    def __init__(self, *declarations: Any, section: str, **arguments: Any) -> None:
+        super().__init__(*declarations, **arguments)
+        self.section = section
 
 
 def require_extra(command: str, extra: str, modules: Sequence[str]) -> None:

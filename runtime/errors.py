@@ -21,3 +21,7 @@ class CxrsegError(Exception):
         text = f"{self.subject}: {cause}"
         # One line whatever a library's own message held.
         super().__init__(" ".join((f"{text}; {remedy}" if remedy else text).split()))
+
+    def __reduce__(self) -> tuple[type[CxrsegError], tuple[str, str, str]]:
+        # Made again from its parts where another process takes it over.
+        return CxrsegError, (self.subject, self.cause, self.remedy)

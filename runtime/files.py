@@ -6,15 +6,19 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import time
 
 from cxrseg.runtime.errors import CxrsegError
 
 _REMEDY = "choose a folder that you may write to, with -o"
 
+_START, _END = ".cxrseg-", ".tmp"
+_STALE_S = 10.0
+
 
 def _temporary(path: Path) -> Path:
     # In the same folder, because a rename is atomic within one file system only.
-    return path.with_name(f".cxrseg-{os.urandom(8).hex()}.tmp")
+    return path.with_name(f"{_START}{os.urandom(8).hex()}{_END}")
 
 
 def _unwritable(path: Path, error: OSError) -> CxrsegError:
@@ -72,6 +76,20 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
         raise _unwritable(path, error) from error
     finally:
         _remove(temporaries.values())
+
+
+def remove_stale(folders: Iterable[Path]) -> None:
+    """Remove the temporary files that a killed process left in these folders.
+
+    Whatever is younger than ten seconds may be the work of a process that runs, and stays.
+    """
+    for folder in folders:
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(_START) and entry.name.endswith(_END):
+                    with suppress(OSError):
+                        if time() - entry.stat().st_mtime > _STALE_S:
+                            _remove([Path(entry.path)])
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 MARK = "cxrseg"
 """Stands near the beginning of every file that cxrseg writes; the Manufacturer of its DICOM."""
@@ -36,6 +36,9 @@ DEFAULT_FORMATS: tuple[Format, ...] = ("png", "json")
 
 DICOM_FORMATS: tuple[Format, ...] = ("seg", "sc")
 """Formats that belong to a study, so that only a DICOM input can have them."""
+
+Report = dict[str, Any]
+"""What ``x.json`` holds: plain data for JSON."""
 
 _HEAD = 1024
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrseg.runtime.devices import AUTO
+from cxrseg.runtime.devices import AUTO, PROVIDERS
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.gray import check_size, to_unit
 from cxrseg.runtime.labels import PROTOCOLS, Label, Protocol, labels_of
@@ -27,7 +30,10 @@ from cxrseg.runtime.session import LoadedModel, load_model
 
 
 class Segmenter:
-    """A loaded model that segments one radiograph after another.
+    """A loaded model that segments one radiograph after another, or several in threads at once.
+
+    It can be pickled: another process or machine loads the model anew, from the same path and once,
+    however often it receives it.
 
     Args:
         model: ONNX file of cxrseg; None = the one that ships with the package.
@@ -59,6 +65,14 @@ class Segmenter:
             cause = f"the model {self.path} was not trained for this protocol"
             raise CxrsegError(f"--protocol {protocol}", cause, f"it offers {', '.join(offered)}")
         self._channels = [names.index(label.name) for label in self.labels]
+        # An accelerator does one image at a time; some may not be asked for two at once.
+        on_cpu = self.model.provider == PROVIDERS["cpu"]
+        self._turn: AbstractContextManager[object] = nullcontext() if on_cpu else Lock()
+        path = None if model is None else str(self.path.absolute())
+        self._loaded_from = (path, device, threads, protocol)
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return _shared, (*self._loaded_from, self.model.sha256)
 
     def segment(
         self, image: str | os.PathLike[str] | Radiograph | NDArray[Any], name: str = ""
@@ -138,7 +152,8 @@ class Segmenter:
         """Run the network: float32 [1, 1, S, S] -> logits float32 [C, S/4, S/4]."""
         model = self.model
         try:
-            (output,) = model.session.run([model.output_name], {model.input_name: batch})
+            with self._turn:
+                (output,) = model.session.run([model.output_name], {model.input_name: batch})
         # ONNX Runtime's exceptions share no base class below Exception.
         except Exception as error:
             cause = f"the model failed on this image ({error})"
@@ -148,6 +163,27 @@ class Segmenter:
             cause = "the model gave values that are not numbers"
             raise CxrsegError(subject, cause, "try --device cpu, or another model")
         return logits
+
+
+_loading = Lock()
+
+
+def _shared(*made_from: Any) -> Segmenter:
+    """Return the segmenter that this process has of a model file; the arguments of `_load`."""
+    with _loading:
+        return _load(*made_from)
+
+
+@lru_cache(maxsize=4)
+def _load(
+    model: str | None, device: str, threads: int | None, protocol: Protocol, sha256: str
+) -> Segmenter:
+    """Load a model file, which must have this hash."""
+    segmenter = Segmenter(model, device, threads, protocol)
+    if segmenter.model.sha256 != sha256:
+        cause = "is not the model file that the segmenter was made from"
+        raise CxrsegError(segmenter.path, cause, "give every machine the same file")
+    return segmenter
 
 
 def _since(start: float) -> float:

@@ -18,13 +18,15 @@ from cxrseg.runtime.card import INTENDED_USE
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.files import write_together
 from cxrseg.runtime.labels import BACKGROUND, Label
-from cxrseg.runtime.measurements import Measurements, measure
+from cxrseg.runtime.measurements import measure
 from cxrseg.runtime.outputs import (
     DEFAULT_FORMATS,
     DICOM_FORMATS,
+    FORMATS,
     MARK,
     Format,
     Outputs,
+    Report,
     is_ours,
 )
 from cxrseg.runtime.radiograph import Radiograph
@@ -45,9 +47,11 @@ def write(
     folder: str | os.PathLike[str] | None = None,
     formats: Collection[Format] = DEFAULT_FORMATS,
     deidentify: bool = False,
-    measured: Measurements | None = None,
+    report: Report | None = None,
 ) -> Outputs:
-    """Write the outputs of one segmentation: all of them or none.
+    """Write the outputs of one segmentation: all of them or none, the report last.
+
+    A process that is killed leaves whole files, and no report unless everything is there.
 
     Args:
         segmentation: The result.
@@ -58,7 +62,7 @@ def write(
         formats: What to write. ``seg`` and ``sc`` need highdicom and a DICOM source.
         deidentify: Leave the patient's identity, dates and the original UIDs out of DICOM; the
             other formats never hold them.
-        measured: The lungs' sizes; None = measured here.
+        report: What the JSON report shall hold; None = made here, by `make_report`.
 
     Returns:
         The paths written.
@@ -78,11 +82,12 @@ def write(
     if "png" in formats and picture is not None:
         contents[outputs.lungs] = lungs_png(segmentation)
         contents[outputs.overlay] = _rgb_png(picture)
-    if "json" in formats:
-        sizes = measure_result(segmentation, radiograph) if measured is None else measured
-        contents[outputs.report] = report_json(segmentation, source, sizes).encode("ascii")
     if {*DICOM_FORMATS} & {*formats}:
         contents |= _dicom(segmentation, picture, source, outputs, formats, deidentify)
+    if "json" in formats:
+        if report is None:
+            report = make_report(segmentation, radiograph, source, formats, deidentify)
+        contents[outputs.report] = report_json(report).encode("ascii")
     write_together(contents)
     return outputs
 
@@ -101,11 +106,36 @@ def check_formats(
         raise CxrsegError(source, cause, "give the X-ray as DICOM, or --format png,json")
 
 
-def measure_result(segmentation: Segmentation, radiograph: Radiograph) -> Measurements:
-    """Measure the lungs of a result, upright as its radiograph tells."""
-    return measure(
+def make_report(
+    segmentation: Segmentation,
+    radiograph: Radiograph,
+    source: str | os.PathLike[str],
+    formats: Collection[Format] = DEFAULT_FORMATS,
+    deidentify: bool = False,
+) -> Report:
+    """Return what is to be told of one result beside its mask, the lungs' sizes among it.
+
+    Args:
+        segmentation: The result.
+        radiograph: The image that it was made from, which tells what is upright.
+        source: The image file.
+        formats: What is written of it.
+        deidentify: As `write` takes it.
+    """
+    measured = measure(
         segmentation.mask, segmentation.labels, segmentation.spacing, radiograph.orientation
     )
+    written: Report = {"formats": [name for name in FORMATS if name in formats]}
+    if {*DICOM_FORMATS} & {*formats}:
+        written["deidentified"] = deidentify
+    return {
+        "program": f"{MARK} {package_version()}",
+        "intended_use": INTENDED_USE,
+        "input": Path(source).name,
+        **written,
+        **segmentation.to_dict(),
+        "measurements": measured.to_dict(),
+    }
 
 
 def _dicom(
@@ -139,7 +169,8 @@ def _dicom(
 
 def _is_foreign(path: Path) -> bool:
     try:
-        return path.is_file() and not is_ours(path)
+        # An empty file, which a power failure may leave, is nobody's loss.
+        return path.is_file() and path.stat().st_size > 0 and not is_ours(path)
     # A name too long, a folder that may not be entered: writing will tell.
     except OSError:
         return False
@@ -185,15 +216,8 @@ def _rgb_png(picture: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-def report_json(segmentation: Segmentation, source: Path, measured: Measurements) -> str:
-    """Return the report as ASCII JSON text."""
-    report = {
-        "program": f"{MARK} {package_version()}",
-        "intended_use": INTENDED_USE,
-        "input": source.name,
-        **segmentation.to_dict(),
-        "measurements": measured.to_dict(),
-    }
+def report_json(report: Report) -> str:
+    """Return a report as ASCII JSON text."""
     return json.dumps(report, indent=2, allow_nan=False) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable
@@ -10,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxrseg.runtime.errors import CxrsegError
-from cxrseg.runtime.readers.folders import Found, is_dicomdir, list_dicomdir, list_folder
+from cxrseg.runtime.readers.folders import (
+    Found,
+    is_dicomdir,
+    is_listed,
+    list_dicomdir,
+    list_folder,
+)
 
 if TYPE_CHECKING:
     from cxrseg.runtime.radiograph import Radiograph
@@ -88,6 +95,8 @@ READERS: tuple[Reader, ...] = (
 )
 """The readers; the first whose `sniff` agrees is taken."""
 
+_SUFFIXES = frozenset(suffix for reader in READERS for suffix in reader.suffixes)
+
 
 def _head_of(path: Path) -> bytes:
     remedy = "check the name and the permissions"
@@ -133,6 +142,22 @@ def read(path: str | os.PathLike[str]) -> Radiograph:
     raise CxrsegError(path, cause, "give a DICOM, PNG, JPEG, TIFF or BMP file")
 
 
+def fingerprint(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of an image file, lower-case hex.
+
+    Raises:
+        CxrsegError: `read` would refuse the file before it decodes it.
+    """
+    path = Path(path)
+    _head_of(path)
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        cause = f"cannot be read ({error.strerror or error})"
+        raise CxrsegError(path, cause, "check the name and the permissions") from error
+
+
 def _is_dicom_file(path: Path) -> bool:
     try:
         return path.is_file() and _is_dicom(_head_of(path))
@@ -159,12 +184,21 @@ def scan(path: str | os.PathLike[str]) -> list[Found | CxrsegError]:
             return list_dicomdir(path)
         except CxrsegError as error:
             return [error]
-    suffixes = sorted(suffix for reader in READERS for suffix in reader.suffixes)
-    found = list(list_folder(path, suffixes, _is_dicom_file))
+    found = list_images(path)
     if not found:
-        remedy = f"expected files ending in {', '.join(suffixes)}, or DICOM files"
+        remedy = f"expected files ending in {', '.join(sorted(_SUFFIXES))}, or DICOM files"
         return [CxrsegError(path, "the folder holds no images", remedy)]
     return found
+
+
+def list_images(folder: Path) -> list[Found | CxrsegError]:
+    """Return the images in a folder and those in it, as `scan` does; none is no error."""
+    return list(list_folder(folder, _SUFFIXES, _is_dicom_file))
+
+
+def is_image(path: Path) -> bool:
+    """Tell whether `list_images` gives this file, by its name and, without a suffix, its head."""
+    return is_listed(path, _SUFFIXES, _is_dicom_file)
 
 
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -51,13 +51,24 @@ def list_folder(
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(home, name)
-            if name.startswith(".") or name.endswith(IMAGE_ENDS) or is_dicomdir(path):
-                continue
-            if (path.suffix.lower() in known or sniff(path)) and path.is_file():
+            if is_listed(path, known, sniff):
                 yield Found(path, path.parent.relative_to(folder))
     for error in failures:
         cause = f"the folder cannot be read ({error.strerror})"
         yield CxrsegError(error.filename or folder, cause, "check the permissions")
+
+
+def is_listed(path: Path, suffixes: Container[str], sniff: Callable[[Path], bool]) -> bool:
+    """Tell whether a folder gives a file of its own as an image.
+
+    Args:
+        path: The file.
+        suffixes: As `list_folder` takes them.
+        sniff: As `list_folder` takes it.
+    """
+    if path.name.startswith(".") or path.name.endswith(IMAGE_ENDS) or is_dicomdir(path):
+        return False
+    return (path.suffix.lower() in suffixes or sniff(path)) and path.is_file()
 
 
 def is_dicomdir(path: Path) -> bool:

@@ -1,0 +1,58 @@
+"""Several items in work at once, outcomes in order, and a prompt end."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Event
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_TICK_S = 0.2
+_PATIENCE_S = 10.0
+
+
+def in_order(
+    function: Callable[[Item, Callable[[], bool]], Result], items: Iterable[Item], workers: int
+) -> Generator[Result, None, None]:
+    """Apply a function to items in threads.
+
+    At most `workers` items are in work, and as many again are done or wait. Closing the iterator,
+    or an exception where its results are used (Ctrl-C among them), starts nothing more and waits
+    for what is in work, ten seconds at most.
+
+    Args:
+        function: Takes an item, and a function that tells whether to give up.
+        items: What to do; drawn from as there is room.
+        workers: Number of threads.
+
+    Yields:
+        Results in the order of the items, each as soon as it and those before it are known.
+    """
+    stop = Event()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="cxrseg")
+    futures: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            futures.append(pool.submit(function, item, stop.is_set))
+            while futures and (len(futures) >= 2 * workers or futures[0].done()):
+                yield _result(futures)
+        while futures:
+            yield _result(futures)
+    finally:
+        stop.set()
+        for future in futures:
+            future.cancel()
+        # Not the pool's own waiting, which has no end where a network drive hangs.
+        wait(futures, _PATIENCE_S)
+        pool.shutdown(wait=False)
+
+
+def _result(futures: deque[Future[Result]]) -> Result:
+    # In ticks, because Windows delivers no Ctrl-C to a thread that waits without end.
+    while not futures[0].done():
+        wait([futures[0]], _TICK_S)
+    return futures.popleft().result()
