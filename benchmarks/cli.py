@@ -15,6 +15,7 @@ from cxrseg.benchmarks import (
     latency,
     quality,
     quality_fit,
+    significance,
 )
 from cxrseg.runtime.console import run_command
 
@@ -45,6 +46,7 @@ command.add_command(emulation.command)
 command.add_command(latency.command)
 command.add_command(quality.command)
 command.add_command(quality_fit.command)
+command.add_command(significance.command)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

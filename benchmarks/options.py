@@ -7,7 +7,21 @@ from pathlib import Path
 
 import click
 
+from cxrseg.runtime.console import require_extra
 from cxrseg.runtime.devices import AUTO, DEVICES
+from cxrseg.runtime.labels import PROTOCOLS
+
+EXTRA = ("jinja2", "markdown_it", "matplotlib", "scipy", "skimage", "torch", "onnx", "onnx_ir")
+"""Modules that the extra ``bench`` brings."""
+
+
+def require_bench(command: str) -> None:
+    """Check that a subcommand finds the packages of the extra ``bench``.
+
+    Raises:
+        CxrsegError: Some are missing; the message says what to install.
+    """
+    require_extra(f"cxrseg-bench {command}", "bench", EXTRA)
 
 
 def _terms(
@@ -62,6 +76,28 @@ where_option = click.option(
     callback=_terms,
     help="Only rows with this value; repeat to narrow down, or for other values of the"
     " same column.",
+)
+
+protocol_option = click.option(
+    "--protocol",
+    type=click.Choice(PROTOCOLS),
+    default="fields",
+    show_default=True,
+    help="What to segment. Rows of another value in a column protocol are left out.",
+)
+
+by_option = click.option(
+    "--by",
+    metavar="COLUMN",
+    help="Also give figures per value of this column.  [default: source, if it is there]",
+)
+
+seed_option = click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Seed of the bootstrap.",
 )
 
 limit_option = click.option(
