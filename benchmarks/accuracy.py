@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,15 @@ def command(
     )
     from cxrseg.benchmarks.cases import grouping, read_cases
     from cxrseg.benchmarks.picture import check_picture, picture_png
-    from cxrseg.benchmarks.record import check_output, command_line, environment, now, write_record
+    from cxrseg.benchmarks.record import (
+        check_output,
+        command_line,
+        csv_facts,
+        environment,
+        model_facts,
+        now,
+        write_record,
+    )
     from cxrseg.benchmarks.scoring import score
     from cxrseg.benchmarks.summary import summaries, worst
     from cxrseg.runtime.files import write_together
@@ -129,25 +136,13 @@ def command(
             "command": command_line(context),
             "date": date,
             **environment(),
-            "model": {
-                "file": segmenter.path.name,
-                "name": loaded.card.name,
-                "version": loaded.card.version,
-                "sha256": loaded.sha256,
-            },
+            "model": model_facts(segmenter.path, loaded),
             "settings": {
                 "provider": loaded.provider,
                 "threads": threads or default_threads(),
                 "protocol": protocol,
             },
-            "data": {
-                "csv": data.name,
-                "sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
-                "split": split,
-                "where": list(where),
-                "limit": limit,
-                "images": len(scores),
-            },
+            "data": csv_facts(data, split, where, limit, len(scores)),
             "seed": seed,
             "definitions": DEFINITIONS,
             **plain_scores(scores, figures, by),

@@ -16,6 +16,7 @@ from cxrseg.benchmarks import (
     quality,
     quality_fit,
     significance,
+    ssim,
 )
 from cxrseg.runtime.console import run_command
 
@@ -47,6 +48,7 @@ command.add_command(latency.command)
 command.add_command(quality.command)
 command.add_command(quality_fit.command)
 command.add_command(significance.command)
+command.add_command(ssim.command)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ from cxrseg.runtime.version import package_version
 
 if TYPE_CHECKING:
     from cxrseg.benchmarks.figures import Drawing
+    from cxrseg.runtime.session import LoadedModel
 
 _MARK = "<!-- written by cxrseg-bench -->"
 
@@ -74,6 +76,44 @@ def cpu_model() -> str:
     except OSError:
         pass  # Not Linux: the platform's own answer follows.
     return platform.processor() or platform.machine() or "unknown"
+
+
+def model_facts(path: Path, loaded: LoadedModel) -> dict[str, str]:
+    """Return what a record tells of a model.
+
+    Args:
+        path: The model's file.
+        loaded: The model.
+    """
+    card = loaded.card
+    return {
+        "file": path.name,
+        "name": card.name,
+        "version": card.version,
+        "sha256": loaded.sha256,
+    }
+
+
+def csv_facts(
+    data: Path, split: str, where: Sequence[str], limit: int | None, images: int
+) -> dict[str, Any]:
+    """Return what a record tells of the images, which are rows of a CSV.
+
+    Args:
+        data: The CSV.
+        split: Value of its column split.
+        where: Terms ``column=value`` that rows had to meet.
+        limit: Most images; None = all.
+        images: Number of images that there were.
+    """
+    return {
+        "csv": data.name,
+        "sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
+        "split": split,
+        "where": list(where),
+        "limit": limit,
+        "images": images,
+    }
 
 
 def now() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -310,6 +309,7 @@ def command(
         check_output,
         circumstances,
         command_line,
+        csv_facts,
         environment,
         now,
         write_record,
@@ -365,19 +365,10 @@ def command(
         **environment("scipy"),
         "models": models,
         "settings": {"protocol": protocol, "split": split, "margin": margin},
-        "data": None
-        if data is None
-        else {
-            "csv": data.name,
-            "sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
-            "where": list(where),
-            "limit": limit,
-        },
+        "data": None if data is None else csv_facts(data, split, where, limit, len(pairs)),
         "seed": seed,
         "definitions": DEFINITIONS,
-        "groups": {
-            name: {**asdict(each), "verdict": each.verdict} for name, each in found.items()
-        },
+        "groups": {name: {**asdict(each), "verdict": each.verdict} for name, each in found.items()},
     }
     facts = [
         f"# Significance: {title}",
@@ -418,16 +409,11 @@ def run(
     Raises:
         CxrsegError: The model cannot be loaded, or an image not be read.
     """
+    from cxrseg.benchmarks.record import model_facts
     from cxrseg.benchmarks.scoring import score
     from cxrseg.runtime.segmenter import Segmenter
 
     segmenter = Segmenter(path, device, threads, protocol)
     echo(f"cxrseg-bench: {path.name} on {len(cases)} images ...", err=True)
     values = [each.union.dice for each in watched(score(segmenter, cases), len(cases))]
-    card = segmenter.model.card
-    return values, {
-        "file": path.name,
-        "name": card.name,
-        "version": card.version,
-        "sha256": segmenter.model.sha256,
-    }
+    return values, model_facts(segmenter.path, segmenter.model)
