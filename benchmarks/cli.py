@@ -15,6 +15,7 @@ from cxrseg.benchmarks import (
     latency,
     quality,
     quality_fit,
+    quantization_error,
     significance,
     ssim,
 )
@@ -47,6 +48,7 @@ command.add_command(emulation.command)
 command.add_command(latency.command)
 command.add_command(quality.command)
 command.add_command(quality_fit.command)
+command.add_command(quantization_error.command)
 command.add_command(significance.command)
 command.add_command(ssim.command)
 
