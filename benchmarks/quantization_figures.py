@@ -94,7 +94,8 @@ def draw_weights(rounding: Rounding) -> Drawing:
         " (c) errors by amplitude; (d) quantiles of the errors against those of a normal, on the"
         " line if they were normal; (e) errors in steps of their own channel (distance"
         f" {distances['steps_uniform']:.3f} from uniform, {distances['steps_normal']:.3f} from"
-        " normal; the largest weight of each channel, which sets the step, has no error); (f) signal to quantization noise of each layer's weights.",
+        " normal; the largest weight of each channel, which sets the step, has no error);"
+        " (f) signal to quantization noise of each layer's weights.",
     )
 
 

@@ -266,7 +266,7 @@ def findings(rounding: Rounding) -> str:
         f" skewness {errors.skewness:+.2f}, excess kurtosis {errors.kurtosis:+.2f}; at this number"
         " of weights the smallest deviation is significant, so distances tell more): their"
         f" Kolmogorov-Smirnov distance from the fitted normal is {far['normal']:.4f}."
-        f"\n\nIn steps of its own channel an error's distribution is nearer to {nearer} one: distance"
-        f" {far['steps_uniform']:.4f} from uniform, {far['steps_normal']:.4f} from normal, excess"
+        "\n\nIn steps of its own channel an error's distribution is nearer to"
+        f" {nearer} one: distance {far['steps_uniform']:.4f} from uniform, {far['steps_normal']:.4f} from normal, excess"
         f" kurtosis {steps.kurtosis:+.2f} (uniform -1.2, normal 0)."
     )
