@@ -16,6 +16,7 @@ from cxrseg.benchmarks import (
     quality,
     quality_fit,
     quantization_error,
+    ranks,
     significance,
     ssim,
 )
@@ -49,6 +50,7 @@ command.add_command(latency.command)
 command.add_command(quality.command)
 command.add_command(quality_fit.command)
 command.add_command(quantization_error.command)
+command.add_command(ranks.command)
 command.add_command(significance.command)
 command.add_command(ssim.command)
 

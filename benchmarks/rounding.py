@@ -267,6 +267,7 @@ def findings(rounding: Rounding) -> str:
         " of weights the smallest deviation is significant, so distances tell more): their"
         f" Kolmogorov-Smirnov distance from the fitted normal is {far['normal']:.4f}."
         "\n\nIn steps of its own channel an error's distribution is nearer to"
-        f" {nearer} one: distance {far['steps_uniform']:.4f} from uniform, {far['steps_normal']:.4f} from normal, excess"
-        f" kurtosis {steps.kurtosis:+.2f} (uniform -1.2, normal 0)."
+        f" {nearer} one: distance {far['steps_uniform']:.4f} from uniform,"
+        f" {far['steps_normal']:.4f} from normal, excess kurtosis"
+        f" {steps.kurtosis:+.2f} (uniform -1.2, normal 0)."
     )
