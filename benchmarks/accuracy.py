@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cxrseg.benchmarks.options import (
+    by_option,
     columns_and_values,
     device_option,
     limit_option,
     output_option,
+    protocol_option,
+    seed_option,
     split_option,
     threads_option,
     where_option,
 )
 from cxrseg.runtime.console import echo, watched
-from cxrseg.runtime.errors import CxrsegError
-from cxrseg.runtime.labels import PROTOCOLS, Protocol
-
-if TYPE_CHECKING:
-    pass
+from cxrseg.runtime.labels import Protocol
 
 _PATH = click.Path(path_type=Path)
 
@@ -38,18 +36,8 @@ _PATH = click.Path(path_type=Path)
 )
 @split_option
 @where_option
-@click.option(
-    "--by",
-    metavar="COLUMN",
-    help="Also give figures per value of this column.  [default: source, if it is there]",
-)
-@click.option(
-    "--protocol",
-    type=click.Choice(PROTOCOLS),
-    default="fields",
-    show_default=True,
-    help="What to segment. Rows of another value in a column protocol are left out.",
-)
+@by_option
+@protocol_option
 @output_option
 @click.option(
     "--picture",
@@ -61,13 +49,7 @@ _PATH = click.Path(path_type=Path)
 @device_option
 @threads_option
 @limit_option
-@click.option(
-    "--seed",
-    default=0,
-    show_default=True,
-    type=click.IntRange(min=0),
-    help="Seed of the bootstrap.",
-)
+@seed_option
 @click.pass_context
 def command(
     context: click.Context,
@@ -115,9 +97,17 @@ def command(
         union_table,
         worst_table,
     )
-    from cxrseg.benchmarks.cases import read_cases
+    from cxrseg.benchmarks.cases import grouping, read_cases
     from cxrseg.benchmarks.picture import check_picture, picture_png
-    from cxrseg.benchmarks.record import check_output, command_line, environment, now, write_record
+    from cxrseg.benchmarks.record import (
+        check_output,
+        command_line,
+        csv_facts,
+        environment,
+        model_facts,
+        now,
+        write_record,
+    )
     from cxrseg.benchmarks.scoring import score
     from cxrseg.benchmarks.summary import summaries, worst
     from cxrseg.runtime.files import write_together
@@ -125,10 +115,7 @@ def command(
     from cxrseg.runtime.session import default_threads
 
     cases = read_cases(data, split, columns_and_values(where), protocol, limit)
-    if by is None and "source" in cases[0].row:
-        by = "source"
-    if by is not None and by not in cases[0].row:
-        raise CxrsegError(data, f"has no column {by!r}", "name another with --by")
+    by = grouping(cases, by, data)
     if output is not None:
         check_output(output)
     if picture is not None:
@@ -149,25 +136,13 @@ def command(
             "command": command_line(context),
             "date": date,
             **environment(),
-            "model": {
-                "file": segmenter.path.name,
-                "name": loaded.card.name,
-                "version": loaded.card.version,
-                "sha256": loaded.sha256,
-            },
+            "model": model_facts(segmenter.path, loaded),
             "settings": {
                 "provider": loaded.provider,
                 "threads": threads or default_threads(),
                 "protocol": protocol,
             },
-            "data": {
-                "csv": data.name,
-                "sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
-                "split": split,
-                "where": list(where),
-                "limit": limit,
-                "images": len(scores),
-            },
+            "data": csv_facts(data, split, where, limit, len(scores)),
             "seed": seed,
             "definitions": DEFINITIONS,
             **plain_scores(scores, figures, by),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 import time
@@ -13,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from cxrseg.benchmarks.options import (
-    columns_and_values,
+    images_and_facts,
     limit_option,
     output_option,
     split_option,
@@ -462,7 +460,7 @@ def command(
 
     if output is not None:
         check_output(output)
-    chosen, data = _images(context, images, split, where, protocol, limit)
+    chosen, data = images_and_facts(context, images, split, where, protocol, limit)
     threads = threads or default_threads()
     opened, failed = open_devices(model, threads)
     for error in failed.values():
@@ -551,40 +549,6 @@ def command(
         write_record(output, "agreement", record, _markdown(title, record, tables))
         echo(f"written: {output}, {output.with_suffix('.md')}")
     return OK if passed else FAILED
-
-
-def _images(
-    context: click.Context,
-    images: Path,
-    split: str,
-    where: Sequence[str],
-    protocol: Protocol,
-    limit: int | None,
-) -> tuple[list[tuple[str, Path]], dict[str, Any]]:
-    """Return name and path of each image, and what the record tells of them."""
-    from cxrseg.benchmarks.cases import read_cases, spread
-    from cxrseg.runtime.readers import find_images
-
-    if images.is_dir():
-        for name in ("split", "where", "protocol"):
-            if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-                raise click.UsageError(f"--{name} chooses rows of a CSV; {images} is a folder")
-        found = spread(find_images([images]), limit)
-        listed = {"folder": images.name, "limit": limit, "images": len(found)}
-        return [(path.name, path) for path in found], listed
-    if not images.is_file():
-        raise CxrsegError(images, "no such folder or CSV", "check --images")
-    cases = read_cases(images, split, columns_and_values(where), protocol, limit)
-    data = {
-        "csv": images.name,
-        "sha256": hashlib.sha256(images.read_bytes()).hexdigest(),
-        "split": split,
-        "where": list(where),
-        "protocol": protocol,
-        "limit": limit,
-        "images": len(cases),
-    }
-    return [(case.name, case.image) for case in cases], data
 
 
 def _plain_pair(pair: Pair) -> dict[str, Any]:

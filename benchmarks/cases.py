@@ -84,6 +84,19 @@ def read_cases(
     return [_case(row, data, "patient" in columns) for row in spread(chosen, limit)]
 
 
+def grouping(cases: Sequence[Case], by: str | None, data: Path) -> str | None:
+    """Return the column whose values become groups: `by`, else ``source`` if it is there.
+
+    Raises:
+        CxrsegError: The CSV has no column `by`.
+    """
+    if by is None:
+        return "source" if "source" in cases[0].row else None
+    if by not in cases[0].row:
+        raise CxrsegError(data, f"has no column {by!r}", "name another with --by")
+    return by
+
+
 def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
     """Return at most `limit` items, spread evenly over all, in order; None = all."""
     if limit is None or limit >= len(items):

@@ -15,6 +15,11 @@ from cxrseg.benchmarks import (
     latency,
     quality,
     quality_fit,
+    quantization_error,
+    ranks,
+    roofline,
+    significance,
+    ssim,
 )
 from cxrseg.runtime.console import run_command
 
@@ -45,6 +50,11 @@ command.add_command(emulation.command)
 command.add_command(latency.command)
 command.add_command(quality.command)
 command.add_command(quality_fit.command)
+command.add_command(quantization_error.command)
+command.add_command(ranks.command)
+command.add_command(roofline.command)
+command.add_command(significance.command)
+command.add_command(ssim.command)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -499,7 +499,7 @@ def figures_table(models: Sequence[Mapping[str, Any]]) -> str:
 
 
 @contextmanager
-def _bar(total: int) -> Iterator[Run]:
+def bar(total: int) -> Iterator[Run]:
     """Give what advances a progress bar on stderr, if that is a terminal, by one of `total`."""
     if not sys.stderr.isatty():
         yield lambda: None
@@ -587,7 +587,7 @@ def command(
     subjects = open_subjects(models or [default_model()], device, threads)
 
     date = now()
-    with _bar(steps(subjects, runs, warmup)) as step:
+    with bar(steps(subjects, runs, warmup)) as step:
         figures = measure(subjects, runs, warmup, seed, step)
     provider = subjects[0].provider
     title = f"{provider}, threads {threads}, runs {runs}"

@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.files import write_together
-from cxrseg.runtime.outputs import is_ours
+from cxrseg.runtime.outputs import MARK, is_ours
 from cxrseg.runtime.version import package_version
+
+if TYPE_CHECKING:
+    from cxrseg.benchmarks.figures import Drawing
+    from cxrseg.runtime.session import LoadedModel
 
 _MARK = "<!-- written by cxrseg-bench -->"
 
+SVG_MARK = f"<dc:title>{MARK} "
+"""Stands near the beginning of our SVG files: the name of the program that drew them."""
 
-def environment() -> dict[str, Any]:
+_HEAD = 2048
+
+
+def environment(*packages: str) -> dict[str, Any]:
     """Return versions and machine as plain data, with nothing that names a person or a host.
 
-    ``versions``: cxrseg, onnxruntime, numpy, opencv, python. ``machine``: CPU model, physical
-    cores that this process may use, logical CPUs of the machine, system.
+    ``versions``: cxrseg, onnxruntime, numpy, opencv, python, and `packages`. ``machine``: CPU
+    model, physical cores that this process may use, logical CPUs of the machine, system.
+
+    Args:
+        packages: Further installed distributions that the figures depend on.
     """
     import cv2
     import numpy
@@ -41,6 +55,7 @@ def environment() -> dict[str, Any]:
             "numpy": str(numpy.__version__),
             "opencv": str(cv2.__version__),
             "python": platform.python_version(),
+            **{name: version(name) for name in packages},
         },
         "machine": {
             "cpu": cpu_model(),
@@ -61,6 +76,44 @@ def cpu_model() -> str:
     except OSError:
         pass  # Not Linux: the platform's own answer follows.
     return platform.processor() or platform.machine() or "unknown"
+
+
+def model_facts(path: Path, loaded: LoadedModel) -> dict[str, str]:
+    """Return what a record tells of a model.
+
+    Args:
+        path: The model's file.
+        loaded: The model.
+    """
+    card = loaded.card
+    return {
+        "file": path.name,
+        "name": card.name,
+        "version": card.version,
+        "sha256": loaded.sha256,
+    }
+
+
+def csv_facts(
+    data: Path, split: str, where: Sequence[str], limit: int | None, images: int
+) -> dict[str, Any]:
+    """Return what a record tells of the images, which are rows of a CSV.
+
+    Args:
+        data: The CSV.
+        split: Value of its column split.
+        where: Terms ``column=value`` that rows had to meet.
+        limit: Most images; None = all.
+        images: Number of images that there were.
+    """
+    return {
+        "csv": data.name,
+        "sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
+        "split": split,
+        "where": list(where),
+        "limit": limit,
+        "images": images,
+    }
 
 
 def now() -> str:
@@ -124,11 +177,23 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], f"| {' | '.join(rules)} |", *lines[1:]])
 
 
-def check_output(path: Path) -> None:
+def figure_files(path: Path, name: str) -> tuple[Path, Path]:
+    """Return the PNG and the SVG file of a figure that belongs to the result `path`.
+
+    Args:
+        path: The JSON file.
+        name: Name of the figure among those of this result.
+    """
+    stem = f"{path.stem}-{name}"
+    return path.with_name(f"{stem}.png"), path.with_name(f"{stem}.svg")
+
+
+def check_output(path: Path, figures: Sequence[str] = ()) -> None:
     """Refuse, before the work, an output that could not be written after it.
 
     Args:
         path: The JSON file asked for; the Markdown file of the same stem is checked too.
+        figures: Names of the figures to come, whose files are checked as well.
 
     Raises:
         CxrsegError: It does not end in ``.json``, its folder is missing or not writable, or a
@@ -140,35 +205,69 @@ def check_output(path: Path) -> None:
         raise CxrsegError(path.parent, "no such folder", "make it, or choose another with -o")
     if not os.access(path.parent, os.W_OK):
         raise CxrsegError(path.parent, "cannot be written to", "choose another folder with -o")
-    for file, ours in ((path, is_ours), (path.with_suffix(".md"), _is_our_markdown)):
-        if os.path.lexists(file) and not ours(file):
+    files = [path, path.with_suffix(".md")]
+    for name in figures:
+        files += figure_files(path, name)
+    for file in files:
+        if os.path.lexists(file) and not _is_our_text(file) and not is_ours(file):
             cause = "exists and is no earlier result of cxrseg-bench, so it is kept"
             raise CxrsegError(file, cause, "rename it, or choose another name with -o")
 
 
-def _is_our_markdown(path: Path) -> bool:
+def _is_our_text(path: Path) -> bool:
+    """Tell whether a Markdown or SVG file is of cxrseg-bench."""
+    ours = {".md": _MARK, ".svg": SVG_MARK}.get(path.suffix)
     try:
         with path.open("rb") as file:
-            return file.read(len(_MARK)) == _MARK.encode()
+            return ours is not None and ours.encode() in file.read(_HEAD)
     except OSError:
         return False
 
 
-def write_record(path: Path, benchmark: str, data: Mapping[str, Any], markdown: str) -> None:
-    """Write a result as JSON and, beside it, as Markdown: both or none.
+def write_record(
+    path: Path,
+    benchmark: str,
+    data: Mapping[str, Any],
+    markdown: str,
+    figures: Mapping[str, Drawing] | None = None,
+) -> None:
+    """Write a result as JSON and, beside it, as Markdown, with its figures: all or nothing.
 
     Args:
-        path: The JSON file; the Markdown file has the same stem.
+        path: The JSON file; the Markdown file has the same stem, figures as in `figure_files`.
         benchmark: Name of the subcommand.
         data: Plain data; numbers must be finite.
         markdown: Text of the Markdown file.
+        figures: Name of a figure, in lower-case letters and hyphens -> the figure.
 
     Raises:
         CxrsegError: A file cannot be written, or one is there that is no earlier result.
     """
-    check_output(path)
+    figures = figures or {}
+    check_output(path, list(figures))
     # The first key is how `is_ours` tells our files from others.
     record = {"program": f"cxrseg {package_version()}", "benchmark": benchmark, **data}
+    page, files = [f"{_MARK}\n{markdown.rstrip()}"], dict[Path, bytes]()
+    for name, drawing in figures.items():
+        png, svg = figure_files(path, name)
+        files |= {png: drawing.png, svg: drawing.svg}
+        page.append(f"![{drawing.caption}]({svg.name})")
+    if figures:
+        record["figures"] = [
+            {"name": name, "caption": each.caption, "shows_patients": each.shows_patients}
+            for name, each in figures.items()
+        ]
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    page = f"{_MARK}\n{markdown.rstrip()}\n"
-    write_together({path: text.encode(), path.with_suffix(".md"): page.encode()})
+    contents = {path: text.encode(), path.with_suffix(".md"): ("\n\n".join(page) + "\n").encode()}
+    write_together({**files, **contents})
+
+
+def written(path: Path, figures: Mapping[str, Drawing] | None = None) -> str:
+    """Return the line that names the files of `write_record`."""
+    figures = figures or {}
+    files = [path, path.with_suffix(".md")]
+    for name in figures:
+        files += figure_files(path, name)
+    patients = any(each.shows_patients for each in figures.values())
+    warning = " (the figure shows images of patients)" if patients else ""
+    return f"written: {', '.join(map(str, files))}{warning}"

@@ -64,11 +64,14 @@ class RankAllocation:
         self._tuner = tuner
         self.config = config
 
-    def step(self, step: int) -> None:
+    def step(self, step: int) -> bool:
         """Update importances and masks after an optimizer step, while gradients are there.
 
         Args:
             step: Number of optimizer steps taken, from 1.
+
+        Returns:
+            Whether the budget was allocated anew.
         """
         allocator = self._tuner.rankallocator
         for name, parameter in self._tuner.model.named_parameters():
@@ -77,6 +80,14 @@ class RankAllocation:
                 if name in memory:
                     memory[name] = memory[name].to(parameter.device)
         self._tuner.update_and_allocate(step)
+        config = self._tuner.peft_config["default"]
+        last = config.total_step - config.tfinal
+        # Later steps repeat the last allocation.
+        return step == last or (step < last and bool(allocator.budget_schedule(step)[1]))
+
+    def ranks(self) -> dict[str, int]:
+        """Return the rank of each adapted layer, by its name in the encoder."""
+        return ranks(self._tuner.model)
 
     def is_final(self, step: int) -> bool:
         """Tell whether the ranks no longer change after `step` optimizer steps."""

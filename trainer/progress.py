@@ -11,12 +11,20 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from cxrseg.trainer.adapters import RankAllocation
 
+RANK = "rank/"
+"""What the logged rank of a layer is called before the layer's name in the encoder."""
+
+TOTAL_RANK = f"{RANK}total"
+"""What the sum of all ranks is called in the log."""
+
 
 class AllocateRanks(Callback):
     """Update AdaLoRA's ranks after each step, while the step's gradients are still there.
 
     A callback, because callbacks run before the module's own hook, and a checkpoint of the step
     must hold its allocation.
+
+    Logs ``rank/total``, and ``rank/`` with the name of each layer, when the budget is allocated.
 
     Args:
         allocation: The allocator.
@@ -34,7 +42,13 @@ class AllocateRanks(Callback):
         batch_idx: int,
     ) -> None:
         """Allocate."""
-        self.allocation.step(trainer.global_step)
+        if self.allocation.step(trainer.global_step):
+            found = self.allocation.ranks()
+            metrics = {f"{RANK}{name}": float(rank) for name, rank in found.items()}
+            metrics[TOTAL_RANK] = float(sum(found.values()))
+            # Not through the module's own log, which keeps to every tenth step.
+            for logger in trainer.loggers:
+                logger.log_metrics(dict(metrics), trainer.global_step)
 
 
 class AverageWeights(EMAWeightAveraging):

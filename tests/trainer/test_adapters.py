@@ -35,8 +35,14 @@ def randomize_singular_values(model: LungSAM) -> None:
         value.copy_(10 * torch.randn(value.shape, generator=generator))
 
 
-def take_steps(model: LungSAM, allocation: RankAllocation, images: Tensor, steps: int) -> None:
-    """Fit random logits with a plain optimizer, as the training loop would."""
+def take_steps(
+    model: LungSAM, allocation: RankAllocation, images: Tensor, steps: int
+) -> list[int]:
+    """Fit random logits with a plain optimizer, as the training loop would.
+
+    Returns the steps at which ranks were allocated.
+    """
+    allocated = []
     target = torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(2))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, 1e-2, weight_decay=0.0)
@@ -44,7 +50,9 @@ def take_steps(model: LungSAM, allocation: RankAllocation, images: Tensor, steps
         optimizer.zero_grad()
         (model(images) - target).square().mean().backward()
         optimizer.step()
-        allocation.step(step)
+        if allocation.step(step):
+            allocated.append(step)
+    return allocated
 
 
 @torch.no_grad()
@@ -113,6 +121,14 @@ def test_ranks_share_the_budget(nano: Make, images: Tensor) -> None:
     assert sum(found.values()) == CONFIG.target_rank * len(found)
     assert len(set(found.values())) > 1, "the budget must not be shared out evenly"
     assert max(found.values()) <= CONFIG.init_rank
+
+
+def test_allocations_are_told(nano: Make, images: Tensor) -> None:
+    model = nano()
+    allocation = add_adapters(model, CONFIG.model_copy(update={"interval": 4}), STEPS)
+    assert take_steps(model, allocation, images, STEPS) == [6, 9, 12, 15, 18, 21]
+    assert list(allocation.ranks().values()) == list(ranks(model).values())
+    assert next(iter(allocation.ranks())) == "blocks.0.attn.qkv.q"
 
 
 def test_ranks_are_fixed_at_the_end(nano: Make, images: Tensor) -> None:

@@ -210,6 +210,17 @@ class TestFinishedRun:
     def test_it_has_learned(self, base_run: Path) -> None:
         assert load(base_run / "model.ckpt").description.metrics["val_dice"] > 0.85
 
+    def test_ranks_are_logged(self, fine_run: Path) -> None:
+        with (fine_run / "stage1/metrics.csv").open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["rank/total"]]
+        totals = [int(float(row["rank/total"])) for row in rows]
+        assert len(totals) > 2 and totals == sorted(totals, reverse=True)
+        final = load(fine_run / "stage1.ckpt").description.ranks
+        assert totals[-1] == sum(final.values())
+        for name, rank in final.items():
+            logged = rows[-1][f"rank/{name.removeprefix('image_encoder.')}"]
+            assert int(float(logged)) == rank
+
     def test_both_stages(self, fine_run: Path) -> None:
         first, second = (load(fine_run / f"stage{i}.ckpt").description for i in (1, 2))
         assert (first.stage, second.stage) == (1, 2)
