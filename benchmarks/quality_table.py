@@ -51,6 +51,10 @@ MARGIN = 1.2
 CAUGHT = 0.95
 """Share of the suspect images that the limit for them flags at least, whatever that costs."""
 
+FIXED = ("mirror",)
+"""Limits that stay at `quality.LEAST`: a mirrored image swaps the lungs of a patient, and a limit
+that spares odd good images by `FALSE_ALARMS` would let nearly all mirrored ones pass."""
+
 FOLDS = 5
 """Good images are judged by what is usual in the other folds, as new ones will be."""
 
@@ -283,7 +287,7 @@ def choose(
 
     Where suspect images say what is too much the limit is the geometric mean of what the good
     images reach and of the least suspect one, but flags `CAUGHT` of the suspect ones; otherwise it
-    leaves a `MARGIN`. It never falls below `quality.LEAST`.
+    leaves a `MARGIN`. It never falls below `quality.LEAST`; those of `FIXED` stay there.
 
     Args:
         name: Of `quality.LEAST`.
@@ -293,6 +297,8 @@ def choose(
     reached = max(
         float(np.quantile(scores, 1 - FALSE_ALARMS, method="lower")) for scores in good.values()
     )
+    if name in FIXED:
+        return Limit(LEAST[name], reached)
     if not len(suspect):
         return Limit(max(LEAST[name], MARGIN * reached), reached)
     least = float(min(suspect))
