@@ -15,7 +15,7 @@ LIMITS = {
     "fields": {
         "strange": 16.62,
         "shape": 11.83,
-        "mirror": 42.32,
+        "mirror": 10,
         "cropped_upper": 0.525,
         "cropped_lower": 0.3187,
         "cropped_side": 0.2,
