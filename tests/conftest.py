@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,9 @@ import pytest
 
 # Before any test imports ONNX Runtime, which it keeps from reporting its use.
 import cxrseg.runtime  # noqa: F401
+
+# Of tests that a shell started in the background, every command would ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NANO_SIZE = 96
 
