@@ -9,6 +9,7 @@ import click
 
 from cxrseg.benchmarks.options import (
     by_option,
+    data_option,
     columns_and_values,
     device_option,
     limit_option,
@@ -27,13 +28,7 @@ _PATH = click.Path(path_type=Path)
 
 @click.command("accuracy")
 @click.argument("model", required=False, type=_PATH)
-@click.option(
-    "--data",
-    required=True,
-    metavar="CSV",
-    type=_PATH,
-    help="Columns image, mask, split and others; paths relative to the file.",
-)
+@data_option
 @split_option
 @where_option
 @by_option

@@ -14,7 +14,7 @@ from cxrseg.runtime.devices import AUTO, DEVICES
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.labels import PROTOCOLS, Protocol
 
-EXTRA = ("jinja2", "markdown_it", "matplotlib", "scipy", "skimage", "torch", "onnx", "onnx_ir")
+EXTRA = ("matplotlib", "scipy", "skimage", "torch", "onnx", "onnx_ir")
 """Modules that the extra ``bench`` brings."""
 
 
@@ -106,6 +106,14 @@ threads_option = click.option(
     metavar="N",
     type=click.IntRange(1, 256),
     help="CPU threads.  [default: one per physical core]",
+)
+
+data_option = click.option(
+    "--data",
+    required=True,
+    metavar="CSV",
+    type=click.Path(path_type=Path),
+    help="Columns image, mask, split and others; paths relative to the file.",
 )
 
 split_option = click.option(

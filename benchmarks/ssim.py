@@ -14,6 +14,7 @@ import click
 from cxrseg.benchmarks.figures import Drawing, blank, drawing, styled
 from cxrseg.benchmarks.options import (
     by_option,
+    data_option,
     columns_and_values,
     device_option,
     limit_option,
@@ -167,13 +168,7 @@ def draw(rows: Sequence[tuple[Similarity, Maps]], names: tuple[str, str]) -> Dra
 @click.command("ssim")
 @click.argument("model", type=_PATH)
 @click.argument("baseline", type=_PATH)
-@click.option(
-    "--data",
-    required=True,
-    metavar="CSV",
-    type=_PATH,
-    help="Columns image, mask, split and others; paths relative to the file.",
-)
+@data_option
 @split_option
 @where_option
 @by_option

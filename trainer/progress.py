@@ -66,6 +66,7 @@ class AverageWeights(EMAWeightAveraging):
         super().__init__(decay=decay)
         self._exchanged = False
 
+    # Lightning tells of its exchanges nowhere else.
     def _swap_models(self, pl_module: LightningModule) -> None:
         super()._swap_models(pl_module)
         self._exchanged = not self._exchanged
