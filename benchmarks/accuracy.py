@@ -9,8 +9,8 @@ import click
 
 from cxrseg.benchmarks.options import (
     by_option,
-    data_option,
     columns_and_values,
+    data_option,
     device_option,
     limit_option,
     output_option,

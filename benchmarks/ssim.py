@@ -14,8 +14,8 @@ import click
 from cxrseg.benchmarks.figures import Drawing, blank, drawing, styled
 from cxrseg.benchmarks.options import (
     by_option,
-    data_option,
     columns_and_values,
+    data_option,
     device_option,
     limit_option,
     output_option,
