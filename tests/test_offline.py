@@ -91,6 +91,13 @@ class Watched:
     kept: list[str]
 
 
+BUILD_SERVERS = (
+    *("CI", "TF_BUILD", "GITHUB_ACTIONS", "GITLAB_CI", "CIRCLECI", "TRAVIS", "JENKINS_URL"),
+    *("CODEBUILD_BUILD_ID", "BUILDKITE", "TEAMCITY_VERSION", "APPVEYOR", "BITBUCKET_BUILD_NUMBER"),
+)
+"""Variables by which ONNX Runtime knows a build server, from which it reports nothing."""
+
+
 def watch(folder: Path, code: str, *args: object, **variables: str) -> Watched:
     """Run Python code in a process without network, in a home of its own, and watch it."""
     hook_log, trace_log, home = folder / "hook.log", folder / "strace.log", folder / "home"
@@ -108,7 +115,7 @@ def watch(folder: Path, code: str, *args: object, **variables: str) -> Watched:
         "MPLCONFIGDIR": str(folder / "matplotlib"),
         **variables,
     }
-    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", *BUILD_SERVERS):
         environment.pop(name, None)
     done = subprocess.run(
         [*prefix, sys.executable, "-c", code, *map(str, args)],
