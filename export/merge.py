@@ -98,7 +98,7 @@ def make_plain(model: LungSAM) -> None:
 def split_projections(model: LungSAM) -> None:
     """Give q, k and v of a plain encoder a Linear each, in place, and fold the attention scale.
 
-    q becomes scale * q in weight and bias, and the tables of relative positions, which meet the
+    q becomes scale * q in weight and bias, and tables of relative positions, which meet the
     unscaled q, are divided by it.
     """
     for block in model.image_encoder.blocks:
@@ -112,8 +112,9 @@ def split_projections(model: LungSAM) -> None:
             linear = _plain(factor * weight.chunk(3)[index], factor * bias.chunk(3)[index])
             parts.append(linear if holder is None else _like(holder, linear, index, factor))
         attention.qkv = Projections(nn.Identity() if holder is None else holder.input, parts)
-        attention.rel_pos_h /= attention.scale
-        attention.rel_pos_w /= attention.scale
+        if attention.use_rel_pos:
+            attention.rel_pos_h /= attention.scale
+            attention.rel_pos_w /= attention.scale
         attention.scale = 1
 
 

@@ -90,7 +90,7 @@ def rebuild(path: Path, card: ModelCard) -> tuple[LungSAM, Description]:
         raise CxrsegError(path, f"of a network that is not known ({name})", USE)
     architecture = ARCHITECTURES[name]
     stored = Stored(path, ir.load(path).graph)
-    tables = stored.relative_positions()
+    tables = stored.relative_positions() if architecture.relative_positions else []
     if architecture.window and tables[0].shape[0] != 2 * architecture.window - 1:
         architecture = architecture.with_global_attention()
     description = Description(
@@ -239,7 +239,8 @@ def restore_encoder(network: LungSAM, stored: Stored, tables: list[Tensor]) -> N
                 parameter.copy_(stored.get(f"{name}.{kind}"))
     encoder: Any = network.image_encoder
     encoder.pos_embed.copy_(stored.get("image_encoder.pos_embed"))
-    for block, height, width in zip(encoder.blocks, tables[::2], tables[1::2], strict=True):
+    blocks = [block for block in encoder.blocks if block.attn.use_rel_pos]
+    for block, height, width in zip(blocks, tables[::2], tables[1::2], strict=True):
         block.attn.rel_pos_h.copy_(height * block.attn.scale)
         block.attn.rel_pos_w.copy_(width * block.attn.scale)
 

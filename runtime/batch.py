@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from threading import Thread
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -72,8 +71,7 @@ class Done:
         return not self.outputs.formats
 
 
-# numpy.ma is what the first percentile imports. The writers come last: they import OpenCV, which
-# holds Python's lock for long, and by then the model's file has been read.
+# numpy.ma is what the first percentile imports.
 _PRELOADED = ("numpy.ma", "cxrseg.runtime.readers.raster", "cxrseg.runtime.writers")
 
 
@@ -210,15 +208,7 @@ def _would_overwrite(source: Path, owner: Path) -> CxrsegError:
 
 
 def preload() -> None:
-    """Start to import what reading and writing need, and return at once.
-
-    ONNX Runtime loads a model without holding Python's lock: both go on side by side.
-    """
-    # No daemon: a program that ends while a library is half loaded may crash.
-    Thread(target=_import_all, name="preload").start()
-
-
-def _import_all() -> None:
+    """Import what reading and writing need, before they are needed."""
     # What cannot be imported is told where it is used.
     with suppress(Exception):
         for name in _PRELOADED:

@@ -6,7 +6,6 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from threading import Lock
 from time import perf_counter
 from typing import Any
@@ -26,7 +25,7 @@ from cxrseg.runtime.quality import assess
 from cxrseg.runtime.radiograph import Radiograph
 from cxrseg.runtime.readers import read
 from cxrseg.runtime.segmentation import Segmentation
-from cxrseg.runtime.session import LoadedModel, load_model
+from cxrseg.runtime.session import LoadedModel, Loading
 
 
 class Segmenter:
@@ -36,7 +35,8 @@ class Segmenter:
     however often it receives it.
 
     Args:
-        model: ONNX file of cxrseg; None = the one that ships with the package.
+        model: ONNX file of cxrseg, or one that is being loaded, device and threads with it; None =
+            the one that ships with the package.
         device: One of `cxrseg.runtime.devices.DEVICES`.
         threads: Threads of one inference; None = the physical cores available.
         protocol: ``fields`` for the visible lung fields, ``whole`` to include the lung behind the
@@ -49,13 +49,15 @@ class Segmenter:
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | None = None,
+        model: str | os.PathLike[str] | Loading | None = None,
         device: str = AUTO,
         threads: int | None = None,
         protocol: Protocol = "fields",
     ) -> None:
-        self.path = default_model() if model is None else Path(model)
-        self.model: LoadedModel = load_model(self.path, device, threads)
+        path = default_model() if model is None else model
+        loading = path if isinstance(path, Loading) else Loading(path, device, threads)
+        self.path = loading.path
+        self.model: LoadedModel = loading.model()
         names = self.model.card.labels
         self.labels: tuple[Label, ...] = tuple(
             label for label in labels_of(protocol) if label.name in names
@@ -68,8 +70,8 @@ class Segmenter:
         # An accelerator does one image at a time; some may not be asked for two at once.
         on_cpu = self.model.provider == PROVIDERS["cpu"]
         self._turn: AbstractContextManager[object] = nullcontext() if on_cpu else Lock()
-        path = None if model is None else str(self.path.absolute())
-        self._loaded_from = (path, device, threads, protocol)
+        name = None if model is None else str(self.path.absolute())
+        self._loaded_from = (name, loading.device, loading.threads, protocol)
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         return _shared, (*self._loaded_from, self.model.sha256)

@@ -6,6 +6,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from cxrseg.runtime.card import METADATA_KEY, ModelCard
@@ -96,10 +97,53 @@ def load_model(
             device is not available.
     """
     path = Path(path)
-    data, session, provider = open_session(path, device, threads)
+    data = _read_bytes(path)
+    # First, so that beside a thread that imports ONNX Runtime it takes no time.
+    sha256 = hashlib.sha256(data).hexdigest()
+    session, provider = _create_session(path, data, _candidates(device), threads)
     card = _card_of(session, path)
     _check_contract(session, card, path)
-    return LoadedModel(session, card, hashlib.sha256(data).hexdigest(), provider)
+    return LoadedModel(session, card, sha256, provider)
+
+
+class Loading:
+    """A model that is loaded in the background, from the creation of this object on.
+
+    Reading, hashing and most of the loading need no Python lock, so that other things can be
+    imported and read meanwhile.
+
+    Args:
+        path: As `load_model` takes it.
+        device: As `load_model` takes it.
+        threads: As `load_model` takes it.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], device: str = AUTO, threads: int | None = None
+    ) -> None:
+        self.path, self.device, self.threads = Path(path), device, threads
+        self._outcome: LoadedModel | BaseException | None = None
+        # No daemon: a program that ends while a library is at work may crash.
+        self._thread = Thread(target=self._load, name="load-model")
+        self._thread.start()
+
+    def model(self) -> LoadedModel:
+        """Wait for the model.
+
+        Raises:
+            CxrsegError: As `load_model`.
+        """
+        self._thread.join()
+        if isinstance(self._outcome, LoadedModel):
+            return self._outcome
+        raise self._outcome or RuntimeError("loading was cut short")
+
+    def _load(self) -> None:
+        try:
+            self._outcome = load_model(self.path, self.device, self.threads)
+        # Told to whoever waits for the model.
+        except BaseException as error:
+            self._outcome = error
 
 
 def open_session(
@@ -120,8 +164,7 @@ def open_session(
     """
     names = _candidates(device)
     data = _read_bytes(path)
-    session, provider = _create_session(path, data, names, threads or default_threads())
-    return data, session, provider
+    return data, *_create_session(path, data, names, threads)
 
 
 def _candidates(device: str) -> list[str]:
@@ -153,8 +196,11 @@ def _read_bytes(path: Path) -> bytes:
         raise CxrsegError(path, f"cannot be read ({cause})", "check the permissions") from error
 
 
-def _create_session(path: Path, data: bytes, names: list[str], threads: int) -> tuple[Any, str]:
+def _create_session(
+    path: Path, data: bytes, names: list[str], threads: int | None
+) -> tuple[Any, str]:
     """Return a session on the first device of `names` that works, and its provider."""
+    threads = threads or default_threads()
     failure: Exception | None = None
     for name in names:
         try:
@@ -196,6 +242,9 @@ def _session_on(name: str, path: Path, data: bytes, threads: int) -> Any:
         "session.model_external_initializers_file_folder_path",
         str(path.absolute() / "external-data-is-refused"),
     )
+    # Threads that wait for the next inference by spinning take the cores from what is done with
+    # the result of this one, at times half of the speed of both.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if name != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     providers = list(dict.fromkeys((PROVIDERS[name], PROVIDERS["cpu"])))

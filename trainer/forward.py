@@ -130,8 +130,35 @@ def repeat(quantizer: Any, x: Tensor) -> Tensor:
     return x if isinstance(quantizer, nn.Identity) else torch.as_tensor(quantizer.repeat(x))
 
 
+def add_relative_positions(
+    attention: Any, q: Tensor, k: Tensor, side: int
+) -> tuple[Tensor, Tensor]:
+    """Extend scaled queries and keys so that their product adds the relative positions.
+
+    Args:
+        attention: SAM's encoder attention.
+        q: Queries [N, side * side, D].
+        k: Quantized keys [N, D, side * side].
+        side: Cells a side of a window.
+
+    Returns:
+        Queries [N, side * side, D + 2 * side], and keys [N, D + 2 * side, side * side].
+    """
+    quantizer = attention.quantizers["key"]
+    grid = q.reshape(-1, side, side, q.shape[-1])
+    rel_h = (grid @ attention.rel_pos_h.T).transpose(1, 2)
+    rel_h = relative_scores(rel_h).transpose(1, 2)
+    rel_w = relative_scores(grid @ attention.rel_pos_w.T)
+    if attention.scale != 1:
+        q = q * attention.scale
+    shape = (*q.shape[:2], side)
+    query = torch.cat([q, rel_h.reshape(shape), rel_w.reshape(shape)], dim=-1)
+    rows = repeat(quantizer, one_hot_rows(side, q).expand(len(k), -1, -1))
+    return query, repeat(quantizer, torch.cat([k, rows], dim=1))
+
+
 def attend(attention: Any, x: Tensor, windows: Windows) -> Tensor:
-    """Multi-head attention with decomposed relative positions.
+    """Multi-head attention, with decomposed relative positions where the network has them.
 
     Keys and values are quantized as they leave their Linear, so that they move as bytes.
 
@@ -153,17 +180,11 @@ def attend(attention: Any, x: Tensor, windows: Windows) -> Tensor:
     q = windows.split(parts[0])
     k = windows.split(quantize["key"](parts[1]), keys_last=True)
     v = windows.split(quantize["value"](parts[2]))
-    grid = q.reshape(-1, side, side, q.shape[-1])
-    rel_h = (grid @ attention.rel_pos_h.T).transpose(1, 2)
-    rel_h = relative_scores(rel_h).transpose(1, 2)
-    rel_w = relative_scores(grid @ attention.rel_pos_w.T)
-    if attention.scale != 1:
+    if attention.use_rel_pos:
+        q, k = add_relative_positions(attention, q, k, side)
+    elif attention.scale != 1:
         q = q * attention.scale
-    shape = (*q.shape[:2], side)
-    query = torch.cat([q, rel_h.reshape(shape), rel_w.reshape(shape)], dim=-1)
-    rows = repeat(quantize["key"], one_hot_rows(side, q).expand(len(k), -1, -1))
-    key = repeat(quantize["key"], torch.cat([k, rows], dim=1))
-    weights = (quantize["query"](query) @ key).softmax(dim=-1)
+    weights = (quantize["query"](q) @ k).softmax(dim=-1)
     return windows.join(quantize["probability"](weights) @ v)
 
 
@@ -172,7 +193,7 @@ def encoder_block(block: Any, x: Tensor, batch: int, side: int) -> Tensor:
     windows = Windows(batch, side, block.window_size or side, block.attn.num_heads)
     mixed = attend(block.attn, layer_norm(block.norm1, x), windows)
     x = x + apply_linear(block.attn.proj, mixed)
-    hidden = F.gelu(apply_linear(block.mlp.lin1, layer_norm(block.norm2, x)))
+    hidden = block.mlp.act(apply_linear(block.mlp.lin1, layer_norm(block.norm2, x)))
     return x + apply_linear(block.mlp.lin2, hidden)
 
 

@@ -13,7 +13,7 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,9 @@ class Architecture:
         global_blocks: Blocks with global attention where `window` is not 0.
         decoder_dim: Width of neck, prompt encoder and mask decoder.
         decoder_mlp: Hidden width of the mask decoder's MLPs.
+        relative_positions: Whether attention adds SAM's decomposed relative positions.
+        activation: Of the encoder's MLPs: ``gelu`` as in Meta's networks, or ``relu``, which costs
+            integer kernels nothing.
     """
 
     name: str
@@ -52,6 +55,8 @@ class Architecture:
     global_blocks: tuple[int, ...] = ()
     decoder_dim: int = 256
     decoder_mlp: int = 2048
+    relative_positions: bool = True
+    activation: Literal["gelu", "relu"] = "gelu"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data (lists, ints, strings) for a checkpoint."""
@@ -116,7 +121,8 @@ def build_sam(architecture: Architecture, image_size: int) -> nn.Module:
             num_heads=architecture.heads,
             out_chans=dim,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
+            act_layer=nn.ReLU if architecture.activation == "relu" else nn.GELU,
+            use_rel_pos=architecture.relative_positions,
             window_size=architecture.window,
             global_attn_indexes=global_blocks,
         ),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,25 @@ from onnx import TensorProto, numpy_helper
 from cxrseg.export import compiling, exporting, writing
 from cxrseg.export.census import INTEGER_OPS, take_census
 from cxrseg.export.compare import Agreement, compare, synthetic_radiographs
-from cxrseg.export.compiling import promised_products
+from cxrseg.export.compiling import Compiled, compile_model, promised_products
 from cxrseg.export.exporting import Report, table
 from cxrseg.export.graph import fold_weights
 from cxrseg.export.merge import Shipped, float_twin
+from cxrseg.export.recover import Stored, restore_encoder, restore_layers
 from cxrseg.export.runners import onnx_runner, saturates
 from cxrseg.runtime.card import METADATA_KEY, ModelCard
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.preprocess import Preprocessing
 from cxrseg.runtime.segmenter import Segmenter
-from cxrseg.trainer.checkpoint import load, save
-from cxrseg.trainer.quantization import QuantizedWeight, quantize, unquantize
+from cxrseg.trainer.checkpoint import Description, Loaded, build, load, save
+from cxrseg.trainer.quantization import (
+    QuantizationConfig,
+    QuantizedWeight,
+    calibrate,
+    quantize,
+    unquantize,
+)
+from cxrseg.trainer.sam import ARCHITECTURES
 
 Export = Callable[..., Report]
 Call = Callable[..., Any]
@@ -455,6 +465,62 @@ class TestCensus:
     def test_unknown_layer_is_found(self, int8: Report) -> None:
         census = take_census(int8.path.read_bytes(), ["image_encoder.none"])
         assert census.fallen_back == ("image_encoder.none",)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A network as the edge size has it: without relative positions, with ReLU."""
+
+    description: Description
+    compiled: Compiled
+    path: Path
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Edge:
+    torch.manual_seed(3)
+    nano = ARCHITECTURES["vit_n"]
+    architecture = replace(nano, relative_positions=False, activation="relu")
+    description = Description(architecture, FIELDS, Preprocessing(96))
+    model, config = build(description).eval(), QuantizationConfig()
+    with torch.no_grad():  # equal constants would be stored once
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+    quantize(model, config)
+    calibrate(model, [torch.rand(2, 1, 96, 96) for _ in range(3)])
+    quantized = replace(description, stage=2, quantization=config)
+    compiled = compile_model(Loaded(model, quantized, "0" * 64), "int8")
+    path = tmp_path_factory.mktemp("edge") / "edge.onnx"
+    writing.save(compiled.graph, path)
+    return Edge(description, compiled, path)
+
+
+class TestEdge:
+    def test_every_layer_runs_in_integers(self, edge: Edge) -> None:
+        census = take_census(edge.path, edge.compiled.products)
+        assert census.fallen_back == ()
+        assert len(census.executed) > 40
+
+    def test_relu_costs_nothing(self, edge: Edge) -> None:
+        in_file = Counter(node.op_type for node in onnx.load(edge.path).graph.node)
+        assert in_file["Relu"] >= 2
+        assert not {"Pad", "Slice"} & {*in_file}, "nothing shifts relative positions"
+        assert "Relu" not in take_census(edge.path, edge.compiled.products).operators
+
+    def test_onnx_runtime_computes_the_same(self, edge: Edge, batch: NDArray[np.float32]) -> None:
+        with torch.no_grad():
+            expected = edge.compiled.network(torch.from_numpy(batch)).numpy()
+        found = logits_of(edge.path, batch)
+        assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999
+
+    def test_its_weights_come_back(self, edge: Edge) -> None:
+        stored = Stored(edge.path, ir.load(edge.path).graph)
+        network = build(edge.description)
+        with torch.no_grad():
+            restore_layers(network, stored)
+            restore_encoder(network, stored, [])
+        name = "image_encoder.blocks.1.mlp.lin1"
+        torch.testing.assert_close(network.state_dict()[f"{name}.weight"], stored.layer(name)[0])
 
 
 class TestMerge:

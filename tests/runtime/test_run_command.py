@@ -399,19 +399,19 @@ def test_one_png_loads_nothing_that_it_does_not_need(model, save_chest, xrays) -
 
 
 def test_what_the_images_need_is_imported_while_the_model_loads(model, save_chest, xrays) -> None:
-    # Neither the command nor the segmenter imports these before: the model waits for nothing.
+    # Neither the command nor the session imports these before: the model waits for nothing.
     done = run_python(
-        "import sys\nfrom cxrseg.runtime import batch, cli, segmenter\n"
-        "late = ['cv2', 'PIL', 'cxrseg.runtime.writers']\n"
+        "import sys, time\nfrom cxrseg.runtime import batch, cli, session\n"
+        "late = ['cv2', 'PIL', 'cxrseg.runtime.segmenter', 'cxrseg.runtime.writers']\n"
         "print([name for name in late if name in sys.modules])\n"
-        "load = segmenter.load_model\n"
+        "load = session.load_model\n"
         "def wait(*args):\n"
-        "    import threading\n"
-        "    for t in threading.enumerate():\n"
-        "        if t.name == 'preload': t.join()\n"
+        "    end = time.monotonic() + 60\n"
+        "    while any(x not in sys.modules for x in late) and time.monotonic() < end:\n"
+        "        time.sleep(0.01)\n"
         "    print([name for name in late if name not in sys.modules])\n"
         "    return load(*args)\n"
-        "segmenter.load_model = wait\n"
+        "session.load_model = wait\n"
         "cli.main()",
         str(save_chest(xrays / "x.png")),
         *model,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cxrseg.runtime import CxrsegError
-from cxrseg.runtime.session import available_devices, default_threads, load_model
+from cxrseg.runtime.session import Loading, available_devices, default_threads, load_model
 
 CARD = {
     "format_version": 1,
@@ -124,3 +124,14 @@ def test_device_that_cannot_start_is_refused_unless_auto(
         load_model(model_file(), "cuda")
     assert load_model(model_file(), "auto").provider == "CPUExecutionProvider"
     assert "Falling back" not in capfd.readouterr().out
+
+
+def test_loading_in_the_background(model_file, tmp_path) -> None:
+    path = model_file()
+    loading = Loading(path, "cpu", 1)
+    assert loading.model().sha256 == load_model(path, "cpu", 1).sha256
+    assert loading.model() is loading.model()
+    missing = Loading(tmp_path / "none.onnx", "cpu")
+    for _ in range(2):
+        with pytest.raises(CxrsegError, match="no such model file"):
+            missing.model()

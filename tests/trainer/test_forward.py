@@ -24,6 +24,8 @@ BUILDS: dict[str, dict[str, Any]] = {
     "windows with padding": {"window": 3, "global_blocks": (1,)},
     "windows alone": {"window": 3},
     "windows wider than the grid": {"window": 7, "global_blocks": (0,)},
+    "no relative positions": {"relative_positions": False},
+    "ReLU": {"activation": "relu", "relative_positions": False},
 }
 
 
