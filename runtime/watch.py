@@ -41,6 +41,9 @@ BATCH = 64
 
 _TICK_S = 0.25
 
+UNFINISHED = (".part", ".partial", ".filepart", ".tmp", ".temp", ".crdownload", ".download", "~")
+"""Ends of the names that files have while programs copy or write them."""
+
 # A file that is opened or read is no news.
 _NEWS = ("created", "modified", "moved", "closed")
 
@@ -74,8 +77,8 @@ class Watcher:
 
     A file is given when it has a size, its size and time of change have settled and it can be
     opened; again only when they change. Files that are there already are given first. What a
-    folder's listing leaves out (hidden files, cxrseg's own images, names like ``x.png.part``) never
-    is. A folder that vanishes, as a network drive does, is waited for.
+    folder's listing leaves out (hidden files, cxrseg's own images) never is, nor names of
+    `UNFINISHED` files. A folder that vanishes, as a network drive does, is waited for.
 
     Args:
         folders: Existing folders.
@@ -188,6 +191,9 @@ class Watcher:
                 self._see(root, path)
 
     def _see(self, root: Path, path: Path) -> None:
+        # Their content may be that of an image already.
+        if path.name.lower().endswith(UNFINISHED):
+            return
         if path not in self._waiting and _signature(path) != self._given.get(path):
             self._waiting[path] = _Waiting(root, None, monotonic())
 

@@ -197,7 +197,7 @@ def list_images(folder: Path) -> list[Found | CxrsegError]:
 
 
 def is_image(path: Path) -> bool:
-    """Tell whether `list_images` gives this file, by its name and, without a suffix, its head."""
+    """Tell whether `list_images` gives this file, by its name or its head."""
     return is_listed(path, _SUFFIXES, _is_dicom_file)
 
 

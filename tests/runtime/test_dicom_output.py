@@ -228,6 +228,15 @@ def test_burned_in_words_are_told(run_cxrseg, model, xrays, write: Write) -> Non
     assert result.code == 1 and "burned into" in result.err and len(result.errors) == 1
 
 
+def test_resuming_tells_deidentified_outputs_from_others(run_cxrseg, model, xrays) -> None:
+    run = [xray(xrays / "x.dcm"), "--skip-existing", "--format", "json,seg", *model]
+    assert "skipped" not in run_cxrseg(*run).out
+    assert "skipped" in run_cxrseg(*run).out
+    assert "skipped" not in run_cxrseg(*run, "--deidentify").out
+    assert "skipped" in run_cxrseg(*run, "--deidentify").out
+    assert "skipped" not in run_cxrseg(*run).out
+
+
 def test_deidentify_needs_something_to_deidentify(run_cxrseg, model, xrays) -> None:
     result = run_cxrseg(xray(xrays / "x.dcm"), "--deidentify", *model)
     assert result.code == 2 and "--format" in result.err

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import phantoms
 import pytest
 from PIL import Image
 
-from cxrseg.runtime import batch, parallel
+from cxrseg.runtime import Segmenter, batch, parallel
 from cxrseg.runtime.card import ModelCard
 from cxrseg.runtime.files import remove_stale
 from cxrseg.runtime.parallel import in_order
@@ -458,6 +459,34 @@ def test_dask_gives_what_one_process_gives(run_cxrseg, model_file, model, xrays,
     done = subprocess.run([*recipe, *options], capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-2000:]
     assert contents(tmp_path / "dask") == contents(tmp_path / "local")
+
+
+def models_loaded() -> int:
+    """Return how often this process has loaded a model that it was sent."""
+    from cxrseg.runtime import segmenter
+
+    return segmenter._load.cache_info().misses
+
+
+def test_each_worker_loads_the_model_once(model_file, xrays, tmp_path) -> None:
+    distributed = pytest.importorskip("distributed", reason="needs the extra dev")
+    save_chests(xrays, 12)
+    (xrays / "bad.png").write_bytes(b"no image")
+    do = partial(
+        batch.process,
+        segmenter=Segmenter(model_file(), "cpu", 1),
+        settings=batch.Settings(resume=True),
+    )
+    jobs = batch.plan([xrays], tmp_path / "out")
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=tmp_path / "dask"
+    )
+    with cluster, distributed.Client(cluster) as client:
+        for again in (False, True):
+            *done, bad = client.gather(client.map(do, jobs, pure=False))
+            assert [outcome.earlier for outcome in done] == [again] * 12
+            assert str(bad).startswith(f"{xrays / 'bad.png'}: is not an image")
+            assert list(client.run(models_loaded).values()) == [1, 1]
 
 
 # A kill in the middle.

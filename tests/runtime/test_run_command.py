@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -344,6 +345,12 @@ def test_help_teaches(flag: str) -> None:
     assert result.exit_code == 0
     for part in ("_lungs.png", "Exit codes", "Examples", "[default: fields]", "diagnostic"):
         assert part in result.output
+    # Every option stands under a heading.
+    for heading in ("What is written:", "How it is computed:", "Many images:", "Other options:"):
+        assert heading in result.output
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert re.search(rf"^  .*{option.opts[-1]}\b", result.output, re.M)
 
 
 def run_python(code: str, *args: str, **options) -> subprocess.CompletedProcess[str]:
@@ -368,6 +375,10 @@ def test_version_and_help_load_nothing_heavy(flag: str) -> None:
 
 
 UNUSED = {
+    "concurrent.futures",
+    "cxrseg.runtime.parallel",
+    "cxrseg.runtime.resume",
+    "cxrseg.runtime.watch",
     "email",
     "imagecodecs",
     "importlib.metadata",
@@ -377,6 +388,7 @@ UNUSED = {
     "ssl",
     "tempfile",
     "urllib.request",
+    "watchdog",
     "zipfile",
 }
 """Modules that take long to import and that one PNG does not need."""

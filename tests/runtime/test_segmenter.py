@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import json
+import pickle
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -166,3 +171,57 @@ def test_output_beyond_the_old_16_bit_sides(model_file) -> None:
     long = np.zeros((40_000, 32), np.uint8)
     long[10_000:30_000] = 255
     assert Segmenter(model_file(), "cpu").segment(long).mask.shape == (40_000, 32)
+
+
+def test_pickled_segmenter_loads_the_model_once(model_file, chest) -> None:
+    segmenter = Segmenter(model_file(), "cpu", 1)
+    data = pickle.dumps(segmenter)
+    assert len(data) < 1000  # the path, not the model
+    other = pickle.loads(data)
+    assert other is not segmenter and pickle.loads(data) is other
+    pixels = chest()
+    np.testing.assert_array_equal(other.segment(pixels).mask, segmenter.segment(pixels).mask)
+
+
+def test_pickled_segmenter_refuses_another_model(model_file) -> None:
+    path = model_file()
+    data = pickle.dumps(Segmenter(path, "cpu", 1))
+    path.write_bytes(model_file("other.onnx", labels=ALL).read_bytes())
+    with pytest.raises(CxrsegError, match="is not the model file that the segmenter was made from"):
+        pickle.loads(data)
+
+
+def test_errors_survive_pickling() -> None:
+    error = pickle.loads(pickle.dumps(CxrsegError("x", "is bad", "mend it")))
+    assert (error.subject, error.cause, error.remedy) == ("x", "is bad", "mend it")
+    assert str(error) == "x: is bad; mend it"
+
+
+@pytest.mark.parametrize(("provider", "together"), [("CPUExecutionProvider", 2), ("Other", 1)])
+def test_an_accelerator_does_one_image_at_a_time(
+    model_file, chest, monkeypatch, provider: str, together: int
+) -> None:
+    from cxrseg.runtime import segmenter as module
+
+    loaded = module.load_model(model_file(), "cpu", 1)
+    barrier, most, inside = threading.Barrier(2), [0], []
+
+    class Session:
+        def run(self, *args: object) -> object:
+            inside.append(1)
+            most[0] = max(most[0], len(inside))
+            if together == 2:
+                barrier.wait(30)
+                most[0] = 2
+            else:
+                time.sleep(0.05)
+            inside.pop()
+            return loaded.session.run(*args)
+
+    fake = replace(loaded, session=Session(), provider=provider)
+    monkeypatch.setattr(module, "load_model", lambda *args: fake)
+    segmenter = Segmenter(model_file())
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(segmenter.segment, [chest()] * 2)
+    np.testing.assert_array_equal(first.mask, second.mask)
+    assert most == [together]
