@@ -312,20 +312,14 @@ def command(
 
 
 def thresholds(protocol: Protocol) -> dict[str, float]:
-    """Return name -> value of the runtime's thresholds."""
-    from cxrseg.runtime import quality
+    """Return name -> limit of each rule of the runtime."""
+    from cxrseg.runtime.quality_table import limits
 
-    constants = {
-        name.lower(): value
-        for name, value in vars(quality).items()
-        if name.isupper() and not name.startswith("_") and isinstance(value, (int, float))
-    }
-    found = {**constants, **quality.limits(protocol)}
-    return {name: round(float(value), 4) for name, value in found.items()}
+    return {name: round(float(value), 4) for name, value in limits(protocol).items()}
 
 
 def _fitted_to() -> str:
-    from cxrseg.runtime.quality_table import MODEL
+    from cxrseg.runtime.quality_norms import MODEL
 
     return MODEL
 

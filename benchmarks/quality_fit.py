@@ -23,7 +23,7 @@ from cxrseg.runtime.errors import CxrsegError
 
 if TYPE_CHECKING:
     from cxrseg.benchmarks.cases import Case
-    from cxrseg.benchmarks.quality_table import Fit
+    from cxrseg.benchmarks.quality_norms import Fit
 
 _PATH = click.Path(path_type=Path)
 _SPLITS = ("train", "val")
@@ -73,7 +73,7 @@ def _cases(data: Path, where: Sequence[tuple[str, str]], limit: int | None) -> l
     "table_file",
     metavar="FILE.py",
     type=_PATH,
-    default=Path("runtime/quality_table.py"),
+    default=Path("runtime/quality_norms.py"),
     show_default=True,
     help="Where to write what the runtime reads.",
 )
@@ -115,7 +115,7 @@ def command(
       cxrseg-bench quality --data pairs.csv --suspect lateral/
     """
     # Imported here, so that --help answers at once.
-    from cxrseg.benchmarks.quality_table import check_table, fit, gather, write_table
+    from cxrseg.benchmarks.quality_norms import check_table, fit, gather, write_table
     from cxrseg.benchmarks.record import (
         check_output,
         circumstances,
@@ -171,6 +171,7 @@ def command(
             for protocol, named in fitted.limits.items()
         },
         "alarms": fitted.alarms,
+        "mirrored": fitted.mirrored,
         "caught": fitted.caught,
     }
     page = [
@@ -187,8 +188,9 @@ def command(
 DEFINITIONS = (
     "Good reach: what at most 0.3 % of the good images of any source exceed (poor sources aside), "
     "each judged by what is usual in the four other folds of patients. Then the share of the good "
-    "images above each limit, and above any. Suspect images are counted where the mask holds two "
-    "lungs; left out: flagged when the limit is fitted without the image."
+    "images above each limit, and above any; if mirrored: the share that would be flagged as "
+    "mirrored if they were. Suspect images are counted where the mask holds two lungs; left out: "
+    "flagged when the limit is fitted without the image."
 )
 
 
@@ -210,7 +212,9 @@ def _tables(fitted: Fit) -> list[str]:
         ]
         either = [f"{100 * found['any']:.2f} %" for found in alarms.values()]
         counts = [f"{found['images']:.0f}" for found in alarms.values()]
-        rows += [["any", "", "", "", *either], ["images", "", "", "", *counts]]
+        turned = [f"{100 * share:.1f} %" for share in fitted.mirrored[protocol].values()]
+        rows += [["any", "", "", "", *either], ["if mirrored", "", "", "", *turned]]
+        rows += [["images", "", "", "", *counts]]
         header = [f"protocol {protocol}", "limit", "good reach", "least suspect", *alarms]
         out.append(table(header, rows))
         if protocol in fitted.caught:

@@ -1,133 +1,143 @@
-"""Written by ``cxrseg-bench quality-fit``; do not edit.
+"""The table of the quality flags: what is measured, and from where on it is a reason to doubt.
 
-Fitted to 3632 images, masks by the model with the SHA-256 below.
+Flags of what a DICOM file says of itself are those of `cxrseg.runtime.readers`. Limits that
+``cxrseg-bench quality-fit`` fits to a model stand in `quality_norms`; those here are the least that
+it may set. The others do not depend on the model and were chosen on validation images. No limit was
+chosen on test images.
 """
 
-MODEL = "b1550d89cfca8ff97253fa093f5c680410a75eae19835591bc349bb403bde665"
+from __future__ import annotations
 
-USUAL_UNCERTAINTY = {
-    "fields": 4.236,
-    "whole": 6.093,
-}
-"""Protocol -> median of `quality.uncertainty`."""
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-LIMITS = {
-    "fields": {
-        "strange": 16.62,
-        "shape": 11.83,
-        "mirror": 10,
-        "cropped_upper": 0.525,
-        "cropped_lower": 0.3187,
-        "cropped_side": 0.2,
-        "unsure": 3.5,
-    },
-    "whole": {
-        "strange": 14.11,
-        "shape": 9.005,
-        "mirror": 10,
-        "cropped_upper": 0.6,
-        "cropped_lower": 0.5625,
-        "cropped_side": 0.2,
-        "unsure": 3.5,
-    },
-}
-"""Protocol -> limits as in `quality.LEAST`."""
+from cxrseg.runtime import quality_norms
+from cxrseg.runtime.flags import Flag
+from cxrseg.runtime.readers.polarity import INVERTED
 
-NORMALS = {
-    "look": """
--0.9417 -0.3881 0.2075 0.2385 -0.3797 -0.914 -0.2562 -0.3469 0.07369 0.1963
--0.336 -0.3075 -0.3885 -0.6926 0.3319 0.6678 -0.4844 -0.4253 -0.6592 -0.6372
-0.714 1.158 -0.1417 -0.6685 -0.8207 -0.001151 1.035 1.303 0.296 -0.8858
--0.6126 1.066 1.438 1.417 0.9097 -0.7646 2.313 -0.2135 0.8036 0.6392
-0.6794 -0.007681 -0.5512 1.063 0.4732 0.5002 0.6308 1.096 1.189 0.2968
-0.6547 0.4692 0.6212 0.4938 0.4973 0.7016 0.4679 0.5864 0.7007 0.655
-0.613 0.6278 0.685 0.552 0.5688 0.7656 0.445 0.5045 0.4517 0.4796
-0.6068 0.5612 2.825 -0.2722 0.5308 -0.5265 0.4207 0.7335 -0.1212 1.056
-0.5634 0.8811 0.6846 0.4492 0.79 0.115 0.3614 0.4388 0.5773 0.4686
-0.4243 0.6142 0.6468 0.5692 0.5366 0.6311 0.5757 0.4151 0.5142 0.5784
-0.5171 0.3399 0.5733 0.6685 0.5391 0.5631 0.6542 3.293 -1.004 0.1638
-0.4968 0.5326 -0.04442 -0.8435 0.7416 0.2597 0.1946 0.1503 0.5879 0.06708
-0.6152 0.3856 0.3063 0.1406 0.3696 0.1849 0.1813 0.2297 0.481 0.3882
-0.2853 0.5842 0.2771 0.3823 0.2932 0.5241 0.2794 0.2484 0.2259 0.2817
-0.2459 3.034 -0.1377 0.6043 0.5644 0.05313 0.2366 -0.9608 -0.02829 0.09127
-0.1416 0.4599 0.7358 0.4997 0.5411 0.3682 0.4187 0.3457 0.332 0.05522
-0.3775 0.25 0.4311 0.3438 0.3868 0.6478 0.4288 0.1724 0.3178 0.2978
-0.1864 0.3294 0.3321 0.4933 2.64 0.009728 0.847 0.604 0.6251 0.7862
--0.1223 0.6535 0.3947 0.5202 0.3069 0.09529 0.7039 0.2909 0.5356 0.4355
-0.5943 0.4386 0.4761 0.4925 0.4526 0.4833 0.4647 0.3993 0.413 0.4927
-0.6149 0.553 0.4826 0.579 0.4677 0.4283 2.103 0.5836 0.8249 0.6241
-0.5914 0.7989 -0.9253 0.457 0.2744 0.3361 0.3788 0.07775 1.088 0.5741
-0.3611 0.5145 0.3305 0.4441 0.2329 0.3066 0.3937 0.2584 0.3946 0.3595
-0.4284 0.4179 0.4774 0.2335 0.1722 0.39 0.1358 2.643 0.1282 0.01433
-0.2514 0.4078 -0.6616 -2.186 0.2474 0.1982 0.3377 0.1369 0.5313 0.52
--0.1564 0.1067 0.198 0.155 0.2752 0.04783 0.1464 -0.05346 0.2429 0.06331
--0.002187 0.3801 0.2407 0.05729 0.1895 -0.06905 0.2042 2.939 -0.2016 -0.5353
--1.058 0.2632 0.03102 -2.048 0.742 0.2518 0.6454 -0.04947 -0.03747 0.3858
-0.006389 0.1207 -0.01545 0.1582 0.1093 0.09547 0.103 -0.1129 0.1704 0.001179
-0.1437 -0.01969 0.0178 0.1374 0.03435 0.1115 3.362 -0.3924 -0.8478 0.1599
--0.06829 -0.148 -2.28 0.5217 0.3051 0.009946 0.08869 0.1376 -0.04965 0.1047
-0.1817 0.2409 -0.176 0.2173 0.1361 -0.1451 0.0758 0.1199 0.1746 0.206
-0.2336 0.1653 0.03736 -0.1979 3.036 -0.2226 0.1857 0.2076 -0.1815 0.486
--2.193 -0.2423 -0.1408 0.1983 0.2218 0.3473 0.3085 0.2264 0.09821 0.05174
-0.2234 -0.07862 0.04357 0.115 -0.08214 -0.07201 0.04122 0.3293 0.3086 0.251
-0.1718 2.483 0.4977 0.2416 -0.29 0.1938 0.6809 -1.85 -0.3824 0.07997
-0.3844 -0.07382 0.01377 0.6386 0.2419 0.06022 0.2187 0.3555 -0.03448 0.1512
-0.07184 0.2586 -0.09016 0.1389 0.1952 0.004941 0.3186 2.419 -0.1483 0.4567
-0.5457 0.4081 0.3929 -2.159 0.4179 0.004893 0.2045 0.0734 -0.1216 0.5988
-0.0535 -0.008901 -0.1237 0.05409 0.1044 0.06479 0.2264 0.02953 0.2557 0.09854
-0.07221 0.3192 2.588 0.144 0.2412 0.4776 0.3207 -0.5722 -2.304 0.1905
-0.1096 0.1702 0.1638 0.4562 0.4912 -0.08708 -0.2828 0.07414 0.06075 0.134
-0.3166 0.1971 0.02001 0.2115 -0.08588 0.06733 2.609 -0.1211 -0.0267 -0.6697
-0.3828 0.2355 -1.74 0.6747 0.1655 0.42 -0.04539 0.1855 0.153 0.2458
--0.2944 0.2247 0.08452 0.1679 0.02423 -0.1618 0.0683 0.05319 -0.006575 3.29
--0.00434 -0.4106 0.3481 0.273 0.3909 -2.501 0.1353 0.1102 0.08185 -0.09469
-0.04922 -0.1987 0.4664 0.2615 0.3514 0.05148 0.2503 0.2625 0.2941 0.05336
--0.1785 3.238 0.1504 0.449 0.4105 0.149 0.4738 -2.637 -0.5486 -0.1671
-0.2113 -0.04842 0.2692 0.06487 0.2455 0.2168 -0.05333 0.1762 0.2736 0.4929
-0.2616 -0.1339 2.55 0.3714 0.4492 -0.08117 -0.0495 1.008 -1.806 -0.02112
-0.0322 0.2022 0.193 -0.1268 0.3644 0.1313 0.1157 0.0166 0.1212 -0.0118
-0.1118 0.4048 2.439 -0.2216 0.4578 0.4344 0.5562 0.3571 -2.54 0.134
--0.2276 -0.08527 0.06063 -0.172 0.6288 0.2754 -0.09088 0.1612 -0.04856 0.03218
-0.2593 2.496 -0.1134 0.3305 0.2164 0.3748 -0.7324 -2.25 0.5172 -0.3244
-0.1049 -0.1346 0.5718 0.5891 -0.3563 0.2688 -0.1307 0.05614 0.1112 2.267
--0.9661 0.7048 -0.5579 0.4479 -0.01794 -1.03 0.7263 -0.247 0.1962 -0.3639
-0.3761 0.2866 -0.05996 -0.1511 0.2073 0.04481 2.847 -0.07385 -0.1837 0.4298
--0.06189 0.4462 -1.802 0.08235 0.1659 0.05397 -0.2683 0.3747 0.05293 0.141
-0.1494 0.1867 3.521 -0.3888 0.04433 0.2773 0.1269 0.2247 -2.114 0.2209
-0.1975 0.1471 -0.2373 0.1423 0.2109 0.1389 -0.2158 2.202 0.4424 0.4815
--0.1234 0.3733 0.2872 -1.483 -0.2178 -0.1054 0.1483 -0.04463 0.1653 0.4333
-0.2207 2.32 -0.1736 0.1406 0.09776 0.1623 0.3434 -2.203 0.2696 -0.2285
-0.1327 0.01233 -0.4222 0.4959 2.241 -0.6229 0.2388 -0.2356 0.2496 -0.8052
--1.344 0.2823 0.3135 -0.09532 -0.1547 0.424 1.783 -1.546 0.8675 -0.8694
--0.1907 0.0819 -0.9565 0.8038 0.2901 -0.03518 0.2047 2.786 -0.3307 -0.3597
--0.1812 -0.3062 -0.1448 -0.862 0.6673 -0.007392 0.5731 3.794 -0.5172 0.001618
-0.1626 0.2619 -0.4535 -1.654 0.5389 -0.1808 1.893 -0.5317 0.08997 0.08445
-0.6376 0.3987 -0.8625 0.1627 1.996 0.01287 0.03393 0.2559 0.2351 -0.1659
--1.274 1.183 -1.13 -0.09682 0.2259 0.591 -0.6327 2.358 -2.282 0.9054
--0.4383 -0.03192 3.575 -2.138 0.006132 0.1034 3.02 -1.122 0.03236 2.223
--0.4674 1.003
-""",
-    "fields": """
--1.996 0.2857 0.4598 -2.549 -1.765 0.8793 -2.274 0.7344 0.4436 -2.598
--1.708 0.843 19.89 -3.471 -16.31 -18.42 -16.09 -26.24 -2.934 -1.329
-16.28 -0.1557 0.22 2.594 44.91 -5.046 4.053 3.27 -12.65 -0.04675
--19.29 5.503 5.321 -1.102 -6.046 53.8 5.726 -13.58 -8.233 2.514
-2.947 -47.25 -8.636 9.321 2.2 11.43 0.6934 -8.704 -3.303 -24.08
--2.198 0.382 2.735 2.182 13.62 1.518 0.6041 5.429 1.947 -2.187
--13.08 -6.864 30.83 -1.44 3.738 2.958 0.5868 1.224 -0.01914 8.669
--7.501 1.158 -5.708 -9.396 -28.97 31.11 -1.75 -1.639 -1.969 1.747
-19.2 2.042 -2.609 -0.4229 6.753 -1.455 -5.472 6.427 7.97 13.77
-""",
-    "whole": """
--1.847 0.3013 0.4691 -2.467 -1.77 0.9032 -1.774 0.6988 0.488 -2.468
--1.715 0.9076 31.65 1.092 -27.15 -30.37 -23.36 -22.97 -12.41 -0.1889
-29.32 9.633 5.004 -0.635 96.35 3.749 14.15 1.841 -0.9456 2.943
--84.01 -5.362 13.6 -0.9927 -0.9684 49.84 5.963 -11.76 -5.88 8.252
-2.111 -41.86 -14.46 3.709 -3.862 15.52 0.4455 7.939 -9.613 -19.96
--2.625 1.547 8.572 4.9 17.07 -9.141 1.659 10.07 0.989 -3.773
--18.36 3.121 48.99 -2.768 4.036 0.2804 3.138 1.809 -8.454 27.8
--12.94 2.002 -26.13 -25.65 -31.97 40.25 -0.1136 -5.643 -1.203 -2.308
-19.44 1.008 -3.05 2.196 8.999 -2.359 -0.6024 6.605 -5.303 48.41
-""",
+
+@dataclass(frozen=True)
+class Rule:
+    """When a flag is raised.
+
+    Attributes:
+        code: Code of the flag.
+        reason: The same for people; words in braces are filled in.
+        limit: What raises no flag yet.
+        measured: What is compared with the limit.
+        below: Whether values below the limit raise the flag, not those above it.
+        fitted: Whether the limit is fitted to the model, for each protocol; `limit` is the least.
+    """
+
+    code: str
+    reason: str
+    limit: float
+    measured: str
+    below: bool = False
+    fitted: bool = False
+
+
+_NO_CHEST = "the image does not look like a frontal chest X-ray"
+_TURNED = "how much nearer the thumbnail comes to chest X-rays when laid another way"
+_CUT = "a lung is cut off at the {side} side of the image"
+_ALONG = "share of that side along which lungs touch it"
+
+RULES: Mapping[str, Rule] = {
+    "inverted": Rule(
+        "inverted",
+        "the gray scale seems to be inverted: dense tissue is dark",
+        INVERTED,
+        "`polarity`, where the negative is nearer to chest X-rays as well",
+        below=True,
+    ),
+    "upside_down": Rule("upside_down", "the image seems to be upside down", 0.7, _TURNED),
+    "rotated": Rule("rotated", "the image seems to be turned by a quarter", 0.7, _TURNED),
+    # Bedside X-rays reach 14, noise has 16.
+    "look": Rule("not_chest", _NO_CHEST, 15.0, "distance of the thumbnail to chest X-rays"),
+    "strange": Rule(
+        "not_chest",
+        "image and outlines are unlike a frontal chest X-ray",
+        11.5,
+        "`Oddity.strange`: distance of thumbnail and outlines, more where the model is unsure",
+        fitted=True,
+    ),
+    "no_lung": Rule("no_lung", "no lung was found", 0.01, "share of the image", below=True),
+    "lung_missing": Rule(
+        "lung_missing",
+        "the {lung} was not found or is too small",
+        0.01,
+        "share of the image",
+        below=True,
+    ),
+    "mirror": Rule(
+        "mirrored",
+        "the image seems to be mirrored, or the heart lies on the right: check the sides",
+        0.4,
+        "asymmetry of thumbnail and outlines: about -1 as usual, 1 mirrored",
+        fitted=True,
+    ),
+    # The upper side often cuts the tips of a child's lungs, harmlessly.
+    "cropped_upper": Rule("cropped", _CUT, 0.5, _ALONG, fitted=True),
+    "cropped_lower": Rule("cropped", _CUT, 0.2, _ALONG, fitted=True),
+    "cropped_side": Rule("cropped", _CUT, 0.2, _ALONG, fitted=True),
+    "shape": Rule(
+        "implausible_shape",
+        "the outlines are unlike those of two lungs, most of all the {lung}'s {part}",
+        8.5,
+        "`Oddity.shape`: distance of the outlines to those of chest X-rays",
+        fitted=True,
+    ),
+    "fragmented": Rule(
+        "fragmented",
+        "the {lung} falls into several pieces",
+        0.15,
+        "share of the lung outside its largest piece",
+    ),
+    "unsure": Rule(
+        "low_confidence",
+        "the model is unsure of the outlines",
+        3.5,
+        "uncertain band along the outlines, as a multiple of the usual one",
+        fitted=True,
+    ),
+    "low_contrast": Rule(
+        "low_contrast",
+        "the image holds too few gray values: it is too dark, too bright or too flat",
+        24 / 255,
+        "range of the middle 98 % of gray values, of 1, where there are few levels",
+        below=True,
+    ),
+    "saturated": Rule(
+        "saturated",
+        "gray values are cut off: much of the {what}",
+        0.25,
+        "share of the lungs that is fully black, or of the box around them that is fully white",
+    ),
+    # Below, outlines are coarser than a rib.
+    "tiny": Rule(
+        "tiny", "the image is too small for exact outlines", 96, "shorter side, pixels", below=True
+    ),
 }
-"""Name -> `quality.Normal` as text: mean, then the triangle of its root by rows."""
+"""Name -> rule, the gravest first."""
+
+
+def limits(protocol: str) -> dict[str, float]:
+    """Return name as in `RULES` -> limit that holds for the outlines of a protocol."""
+    fitted = quality_norms.LIMITS.get(protocol, {})
+    return {name: fitted.get(name, rule.limit) for name, rule in RULES.items()}
+
+
+def judge(name: str, value: float, limit: float | None = None, **words: str) -> list[Flag]:
+    """Return the flag of a rule, or none where the value is within the limit.
+
+    Args:
+        name: Name in `RULES`.
+        value: What was measured.
+        limit: The limit that holds; None = that of the rule.
+        words: What fills in the reason.
+    """
+    rule = RULES[name]
+    limit = rule.limit if limit is None else limit
+    if value >= limit if rule.below else value <= limit:
+        return []
+    return [Flag(rule.code, rule.reason.format(**words), value, limit)]

@@ -67,6 +67,11 @@ class Segmenter:
             cause = f"the model {self.path} was not trained for this protocol"
             raise CxrsegError(f"--protocol {protocol}", cause, f"it offers {', '.join(offered)}")
         self._channels = [names.index(label.name) for label in self.labels]
+        self._beside: dict[Protocol, list[int]] = {
+            other: [names.index(label.name) for label in labels_of(other)]
+            for other in PROTOCOLS
+            if other != protocol and {x.name for x in labels_of(other)} <= {*names}
+        }
         # An accelerator does one image at a time; some may not be asked for two at once.
         on_cpu = self.model.provider == PROVIDERS["cpu"]
         self._turn: AbstractContextManager[object] = nullcontext() if on_cpu else Lock()
@@ -129,7 +134,8 @@ class Segmenter:
             for i, label in enumerate(self.labels)
         }
         shares = {name: pixels / mask.size for name, pixels in area.items()}
-        flags = assess(upright, tidied, self.labels, shares, radiograph.flags)
+        beside = {x: tidy(logits[rows], labels_of(x)) for x, rows in self._beside.items()}
+        flags = assess(upright, tidied, self.labels, shares, radiograph.flags, beside)
         timings["postprocess"] = _since(start)
 
         spacing = radiograph.spacing

@@ -11,7 +11,7 @@ import phantoms
 import pytest
 
 from cxrseg.benchmarks.quality import Looked, shares, thresholds, transforms
-from cxrseg.benchmarks.quality_table import (
+from cxrseg.benchmarks.quality_norms import (
     CAUGHT,
     FALSE_ALARMS,
     MARGIN,
@@ -21,7 +21,8 @@ from cxrseg.benchmarks.quality_table import (
     fit_normal,
     framed,
 )
-from cxrseg.runtime import quality
+from cxrseg.runtime.quality_measures import CELLS, Normal
+from cxrseg.runtime.quality_table import RULES, limits
 
 Bench = Callable[..., Any]
 
@@ -48,7 +49,7 @@ def test_record_tells_shares_by_group(
     assert {f"a, {name}" for name in transforms()} <= set(groups)
     assert groups["a"]["images"] + groups["b"]["images"] == 4
     assert groups["a, noise"]["flagged"] == 1 and "not_chest" in groups["a, noise"]["codes"]
-    assert record["settings"]["thresholds"]["min_lung"] == quality.MIN_LUNG
+    assert record["settings"]["thresholds"]["tiny"] == RULES["tiny"].limit
     page = output.with_suffix(".md").read_text()
     assert "suspect odd" in page and "| a, inverted" in page
     assert str(tmp_path) not in page + output.read_text()
@@ -103,16 +104,18 @@ def test_fit_writes_a_table_that_python_reads(
     names: dict[str, Any] = {}
     exec(table.read_text(), names)  # our own text
     assert set(names["NORMALS"]) == {"look", "fields", "whole"}
-    assert quality.Normal.from_text(names["NORMALS"]["look"]).mean.size == quality.CELLS**2
+    assert Normal.from_text(names["NORMALS"]["look"]).mean.size == CELLS**2
     assert max(map(len, table.read_text().splitlines())) <= 100
     record = json.loads(output.read_text())
     assert record["data"]["images"] == 56
-    for protocol, limits in names["LIMITS"].items():
-        assert set(limits) == set(quality.LEAST)
-        assert all(limits[name] >= least for name, least in quality.LEAST.items())
-        for name, limit in limits.items():
+    least = {name: rule.limit for name, rule in RULES.items() if rule.fitted}
+    assert {*names["MIRROR"]} == {"fields", "whole", "fields whole"}
+    for protocol, found in names["LIMITS"].items():
+        assert {*found} == {*least} and all(found[name] >= least[name] for name in least)
+        for name, limit in found.items():
             assert limit == pytest.approx(record["limits"][protocol][name]["value"], rel=1e-3)
         assert record["alarms"][protocol]["a"]["images"] > 20
+        assert 0 <= record["mirrored"][protocol]["b"] <= 1
     assert "protocol fields" in output.with_suffix(".md").read_text()
     assert str(tmp_path) not in output.read_text()
 
@@ -125,7 +128,9 @@ def test_limit_leaves_a_margin_above_the_worst_source() -> None:
     for scores in good.values():
         assert np.mean(np.array(scores) > limit.good) <= FALSE_ALARMS
     assert np.mean(np.array(good["wild"]) > limit.good * 0.99) > 0
-    assert choose("shape", {"calm": [1.0] * 9}).value == quality.LEAST["shape"]
+    assert choose("shape", {"calm": [1.0] * 9}).value == RULES["shape"].limit
+    # Mirror images have the same scores with the other sign: they need no margin.
+    assert choose("mirror", {"calm": [0.45] * 9}).value == 0.45
 
 
 def test_limit_lies_between_good_and_suspect_images() -> None:
@@ -152,9 +157,7 @@ def test_shares() -> None:
 
 def test_thresholds_are_those_of_the_runtime() -> None:
     found = thresholds("fields")
-    assert found["strange"] == pytest.approx(quality.limits("fields")["strange"], abs=1e-3)
-    assert found["strange_look"] == quality.STRANGE_LOOK and "grid" in found
-    assert not [name for name in found if name.startswith("_")]
+    assert found == pytest.approx(limits("fields"), abs=1e-3)
 
 
 def test_fit_leaves_out_what_lies_far() -> None:
@@ -163,7 +166,7 @@ def test_fit_leaves_out_what_lies_far() -> None:
     vectors[:5] += 100
     normal = fit_normal(vectors, np.ones(500), kept=0.98)
     assert np.abs(normal.mean).max() < 0.5
-    np.testing.assert_allclose(quality.spreads(normal), (1, 2, 3), rtol=0.15)
+    np.testing.assert_allclose(normal.spreads(), (1, 2, 3), rtol=0.15)
     assert normal.distance(normal.mean) == pytest.approx(0)
 
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +13,21 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from cxrseg.runtime import Radiograph, Segmenter, quality, quality_table
+from cxrseg.runtime import Radiograph, Segmenter, quality, quality_norms
+from cxrseg.runtime import quality_measures as measures
 from cxrseg.runtime.flags import Flag
-from cxrseg.runtime.labels import PROTOCOLS, labels_of
+from cxrseg.runtime.labels import PROTOCOLS, Protocol, labels_of
+from cxrseg.runtime.models import default_model
 from cxrseg.runtime.orientation import Orientation
+from cxrseg.runtime.quality_table import RULES, Rule, judge, limits
+from cxrseg.runtime.readers import read
 
 FIELDS = labels_of("fields")
 WELL = {"right_lung": 0.14, "left_lung": 0.13}
 EXAMPLE = Path(__file__).parents[2] / "examples/phantom.png"
+REAL = Path(__file__).parents[3] / "shared/data"
+
+real_data = pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not here")
 
 Pixels = NDArray[np.float32]
 
@@ -96,15 +106,44 @@ def test_image_that_its_file_tells_to_be_turned_is_fine(segmenter: Segmenter) ->
     assert segmenter.segment(turned).flags == ()
 
 
-def test_mirrored_chest_is_told_by_heart_and_outlines() -> None:
-    found = 0
-    for seed in range(8):
-        phantom = phantoms.draw(seed, 320)
-        pixels = np.asarray(phantom.image / 255, np.float32)
-        assert "mirrored" not in assessed(pixels, phantom.mask)
-        swapped = np.array([0, 2, 1], np.uint8)[phantom.mask]
-        found += "mirrored" in assessed(pixels[:, ::-1].copy(), swapped[:, ::-1].copy())
-    assert found >= 1
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_mirrored_chest_is_told(protocol: Protocol) -> None:
+    segmenter = Segmenter(device="cpu", threads=1, protocol=protocol)
+    found = [codes(segmenter.segment(drawn(seed)[:, ::-1]).flags) for seed in range(8)]
+    assert sum("mirrored" in each for each in found) >= 2, found
+
+
+@real_data
+def test_real_lateral_views_are_flagged(segmenter: Segmenter) -> None:
+    views = sorted((REAL / "not_frontal/lateral").iterdir())
+    missed = [view.name for view in views if not segmenter.segment(view).flags]
+    assert len(views) > 20 and len(missed) <= 0.05 * len(views), missed
+
+
+@real_data
+@pytest.mark.parametrize("source", ["shenzhen", "covidradio_viral"])
+def test_real_chests_are_flagged_when_mirrored(segmenter: Segmenter, source: str) -> None:
+    with (REAL / "pairs.csv").open(newline="") as file:
+        rows = [
+            row for row in csv.DictReader(file) if (row["source"], row["split"]) == (source, "val")
+        ]
+    images = [read(REAL / row["image"]) for row in rows[:: len(rows) // 10]]
+    flagged = [codes(segmenter.segment(image).flags) for image in images]
+    assert sum(map(bool, flagged)) <= 1, flagged
+    mirrored = [replace(x, pixels=np.ascontiguousarray(x.pixels[:, ::-1])) for x in images]
+    found = [codes(segmenter.segment(image).flags) for image in mirrored]
+    assert sum("mirrored" in each for each in found) >= 0.6 * len(images), found
+
+
+def test_mirror_image_has_the_asymmetry_with_the_other_sign() -> None:
+    phantom = phantoms.draw(4, 320)
+    cells = measures.thumbnail(np.asarray(phantom.image / 255, np.float32))
+    lungs = measures.shape(phantoms.draw(4, measures.GRID).mask)
+    assert cells is not None and lungs is not None
+    there = measures.asymmetry(cells, [lungs, lungs])
+    back = measures.asymmetry(np.fliplr(cells), [measures.mirrored_shape(lungs)] * 2)
+    np.testing.assert_allclose(back, -there, atol=1e-9)
+    assert np.abs(there).max() > 0.01
 
 
 def test_cause_is_told_once() -> None:
@@ -144,7 +183,7 @@ def test_pieces() -> None:
     mask[10:30, 10:20], mask[40:50, 10:20], mask[10:50, 40:50] = 1, 1, 2
     (flag,) = quality._fragmented(mask, FIELDS)
     assert flag.code == "fragmented" and "right lung" in flag.reason
-    assert flag.value == pytest.approx(1 / 3) and flag.threshold == quality.FRAGMENTED
+    assert flag.value == pytest.approx(1 / 3) and flag.threshold == RULES["fragmented"].limit
 
 
 def test_unsure_outlines() -> None:
@@ -184,43 +223,43 @@ def test_mirrored_shape_is_the_shape_of_the_mirrored_mask() -> None:
     mask = np.zeros((64, 64), np.uint8)
     mask[10:50, 8:24], mask[12:40, 38:58], mask[12:20, 38:45] = 1, 2, 0
     swapped = np.array([0, 2, 1], np.uint8)[mask][:, ::-1].copy()
-    there = quality.shape(mask)
+    there = measures.shape(mask)
     assert there is not None
-    np.testing.assert_allclose(quality.mirrored_shape(there), quality.shape(swapped), atol=1e-9)
-    assert quality.shape(np.zeros((64, 64), np.uint8)) is None
+    np.testing.assert_allclose(measures.mirrored_shape(there), measures.shape(swapped), atol=1e-9)
+    assert measures.shape(np.zeros((64, 64), np.uint8)) is None
 
 
 def test_thumbnail_ignores_gray_scale_and_border() -> None:
     pixels = drawn(2)
-    plain = quality.thumbnail(pixels)
-    assert plain is not None and plain.shape == (quality.CELLS, quality.CELLS)
+    plain = measures.thumbnail(pixels)
+    assert plain is not None and plain.shape == (measures.CELLS, measures.CELLS)
     assert plain.mean() == pytest.approx(0, abs=1e-6) and plain.std() == pytest.approx(1, abs=1e-6)
-    framed = quality.thumbnail(np.pad(0.2 + 0.5 * pixels, 60))
+    framed = measures.thumbnail(np.pad(0.2 + 0.5 * pixels, 60))
     assert framed is not None and np.abs(framed - plain).max() < 0.6
-    assert quality.thumbnail(np.zeros((50, 50), np.float32)) is None
+    assert measures.thumbnail(np.zeros((50, 50), np.float32)) is None
 
 
 def test_broad_outlines_make_an_image_stranger() -> None:
     phantom = phantoms.draw(0, 320)
-    cells = quality.thumbnail(np.asarray(phantom.image / 255, np.float32))
-    lungs = quality.shape(phantoms.draw(0, quality.GRID).mask)
+    cells = measures.thumbnail(np.asarray(phantom.image / 255, np.float32))
+    lungs = measures.shape(phantoms.draw(0, measures.GRID).mask)
     assert cells is not None and lungs is not None
     look, normal = quality.usual("look"), quality.usual("fields")
     sharp, plain, broad, broadest = (
-        quality.oddity(cells, lungs, band, look, normal) for band in (0.5, 1.0, 2.0, 100.0)
+        measures.oddity(cells, lungs, band, look, normal) for band in (0.5, 1.0, 2.0, 100.0)
     )
     distances = float(look.distance(cells.ravel())), float(normal.distance(lungs))
     assert sharp.strange == plain.strange == pytest.approx(np.hypot(*distances))
     assert broad.strange == pytest.approx(plain.strange * 2**0.5)
-    assert broadest.strange == pytest.approx(plain.strange * quality.BROADEST**0.5)
+    assert broadest.strange == pytest.approx(plain.strange * measures.BROADEST**0.5)
     assert broad.shape == plain.shape == pytest.approx(distances[1])
 
 
 def test_lungs_cut_off_by_the_border() -> None:
-    mask = np.zeros((quality.GRID, quality.GRID), np.uint8)
+    mask = np.zeros((measures.GRID, measures.GRID), np.uint8)
     mask[30:, 10:26], mask[20:52, 60:] = 1, 2
-    assert quality.cut_off(mask) == {"upper": 0, "lower": 16 / 64, "left": 0, "right": 0.5}
-    assert [quality.cut_limit(side) for side in ("upper", "right")] == [
+    assert measures.cut_off(mask) == {"upper": 0, "lower": 16 / 64, "left": 0, "right": 0.5}
+    assert [quality.cut_rule(side) for side in ("upper", "right")] == [
         "cropped_upper",
         "cropped_side",
     ]
@@ -228,27 +267,53 @@ def test_lungs_cut_off_by_the_border() -> None:
 
 def test_normal_survives_its_text() -> None:
     rng = np.random.default_rng(0)
-    normal = quality.Normal(rng.normal(size=5), np.triu(rng.uniform(1, 2, (5, 5))))
-    again = quality.Normal.from_text(normal.to_text())
+    normal = measures.Normal(rng.normal(size=5), np.triu(rng.uniform(1, 2, (5, 5))))
+    again = measures.Normal.from_text(normal.to_text())
     points = rng.normal(size=(7, 5))
     np.testing.assert_allclose(again.distance(points), normal.distance(points), rtol=1e-2)
     inverse = np.linalg.inv(normal.root.T @ normal.root)
-    np.testing.assert_allclose(quality.spreads(normal), np.sqrt(np.diag(inverse)))
+    np.testing.assert_allclose(normal.spreads(), np.sqrt(np.diag(inverse)))
 
 
 def test_table_is_whole() -> None:
-    assert set(quality_table.NORMALS) == {"look", *PROTOCOLS}
-    assert set(quality_table.USUAL_UNCERTAINTY) == set(PROTOCOLS)
-    assert set(quality_table.LIMITS) == set(PROTOCOLS)
-    assert all(set(limits) == set(quality.LEAST) for limits in quality_table.LIMITS.values())
-    assert quality.limits("other") == quality.LEAST
-    assert quality.usual("look").mean.size == quality.CELLS**2
+    assert set(quality_norms.NORMALS) == {"look", *PROTOCOLS}
+    assert set(quality_norms.USUAL_UNCERTAINTY) == set(PROTOCOLS)
+    assert set(quality_norms.LIMITS) == set(PROTOCOLS)
+    fitted = {name for name, rule in RULES.items() if rule.fitted}
+    assert all({*named} == fitted for named in quality_norms.LIMITS.values())
+    assert limits("other") == {name: rule.limit for name, rule in RULES.items()}
+    for protocol in PROTOCOLS:
+        assert all(limits(protocol)[name] >= RULES[name].limit for name in fitted)
+    assert {*quality_norms.MIRROR} == {*PROTOCOLS, " ".join(PROTOCOLS)}
+    assert quality.usual("look").mean.size == measures.CELLS**2
     assert all(quality.usual(protocol).mean.size == 12 for protocol in PROTOCOLS)
 
 
 def save(pixels: Pixels, path: Path) -> Path:
     Image.fromarray((255 * pixels).astype(np.uint8)).save(path)
     return path
+
+
+def test_norms_were_fitted_to_the_model_that_ships() -> None:
+    model = hashlib.sha256(default_model().read_bytes()).hexdigest()
+    assert model == quality_norms.MODEL, "run cxrseg-bench quality-fit, see its --help"
+
+
+def test_readme_tells_every_flag() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert not [rule.code for rule in RULES.values() if f"`{rule.code}`" not in readme]
+
+
+@pytest.mark.parametrize(("name", "rule"), RULES.items())
+def test_rule_holds_on_one_side_of_its_limit(name: str, rule: Rule) -> None:
+    words = dict.fromkeys(("lung", "side", "part", "what"), "x")
+    beyond = rule.limit + (-0.001 if rule.below else 0.001)
+    assert not judge(name, rule.limit, **words)
+    assert not judge(name, rule.limit - (beyond - rule.limit), **words)
+    (flag,) = judge(name, beyond, **words)
+    assert (flag.code, flag.value, flag.threshold) == (rule.code, beyond, rule.limit)
+    assert "{" not in flag.reason
+    assert judge(name, beyond, beyond, **words) == []
 
 
 def test_strict_run_withholds_what_is_flagged(run_cxrseg, xrays: Path) -> None:

@@ -1,4 +1,4 @@
-"""Make the table of the runtime's quality flags: what is usual, and how unlike it is too much."""
+"""Fit what the quality flags compare with: what is usual, and how unlike it is too much."""
 
 from __future__ import annotations
 
@@ -16,25 +16,30 @@ from cxrseg.runtime.files import write_together
 from cxrseg.runtime.labels import PROTOCOLS, Protocol, labels_of
 from cxrseg.runtime.postprocess import label_mask, tidy
 from cxrseg.runtime.preprocess import preprocess
-from cxrseg.runtime.quality import (
-    LEAST,
+from cxrseg.runtime.quality import cut_rule
+from cxrseg.runtime.quality_measures import (
     Normal,
-    cut_limit,
+    asymmetry,
     cut_off,
     grid_logits,
+    numbers,
     oddity,
     shape,
     thumbnail,
     uncertainty,
 )
+from cxrseg.runtime.quality_table import RULES
 from cxrseg.runtime.readers import read
 from cxrseg.runtime.session import LoadedModel
 
 MARK = '"""Written by ``cxrseg-bench quality-fit``; do not edit.'
-"""What a table begins with."""
+"""What the file begins with."""
 
 RIDGE = 0.02
 """Added to the variances of thumbnail cells, in squared standard deviations of the image."""
+
+MIRROR_RIDGE = 0.01
+"""Weight of the squares in the regression that tells sides, of the squared asymmetries."""
 
 KEPT = 0.98
 """Share of the shapes that the fit keeps: the model fails on some training images, too."""
@@ -48,17 +53,21 @@ Rounded up to whole images, lest a single image of a small source choose the lim
 MARGIN = 1.2
 """Factor between what that share reaches and the limit, where no images say what is too much."""
 
+CLOSE = ("mirror",)
+"""Limits without a margin: a mirrored image has the score of the good one with the other sign, and
+each that passes has the patient's lungs swapped."""
+
 CAUGHT = 0.95
 """Share of the suspect images that the limit for them flags at least, whatever that costs."""
-
-FIXED = ("mirror",)
-"""Limits that stay at `quality.LEAST`: a mirrored image swaps the lungs of a patient, and a limit
-that spares odd good images by `FALSE_ALARMS` would let nearly all mirrored ones pass."""
 
 FOLDS = 5
 """Good images are judged by what is usual in the other folds, as new ones will be."""
 
 Scores = dict[str, float]
+Protocols = tuple[Protocol, ...]
+
+LEAST = {name: rule.limit for name, rule in RULES.items() if rule.fitted}
+"""Name in `RULES` -> the least that its limit may be."""
 
 _ROUNDS = 6
 _FEWEST = 40
@@ -101,12 +110,12 @@ def framed(pixels: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.
 
 @dataclass(frozen=True)
 class Outlined:
-    """The outlines of one image under one protocol, on the grid of `quality`.
+    """The outlines of one image under one protocol, on the grid of `quality_measures`.
 
     Attributes:
-        lungs: float64 [12] of `quality.shape`; None where a lung is missing.
-        uncertainty: `quality.uncertainty`.
-        cut: `quality.cut_off`.
+        lungs: float64 [12] of `quality_measures.shape`; None where a lung is missing.
+        uncertainty: `quality_measures.uncertainty`.
+        cut: `quality_measures.cut_off`.
     """
 
     lungs: NDArray[np.float64] | None
@@ -121,7 +130,8 @@ class Sample:
     Attributes:
         source: Where it comes from.
         patient: Whose it is.
-        cells: float64 [CELLS, CELLS] of `quality.thumbnail`; None where there is nothing to see.
+        cells: float64 [CELLS, CELLS] of `quality_measures.thumbnail`; None where there is nothing
+            to see.
         framed: The same with other margins.
         outlines: Protocol -> outlines, of the protocols that the model knows.
     """
@@ -140,12 +150,14 @@ class Usual:
     Attributes:
         look: Of thumbnails.
         shapes: Protocol -> of the shape of its lungs.
-        bands: Protocol -> median of `quality.uncertainty`.
+        bands: Protocol -> median of `quality_measures.uncertainty`.
+        sides: Protocols -> weights of their `quality_measures.asymmetry`.
     """
 
     look: Normal
     shapes: Mapping[Protocol, Normal]
     bands: Mapping[Protocol, float]
+    sides: Mapping[Protocols, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -169,9 +181,11 @@ class Fit:
 
     Attributes:
         text: Source text of the table.
-        limits: Protocol -> name as in `quality.LEAST` -> limit.
+        limits: Protocol -> name as in `RULES` -> limit.
         alarms: Protocol -> source -> number of ``images``, then share of them above each limit and
             above ``any``, judged by what is usual in the other folds.
+        mirrored: Protocol -> source -> share of the good images that would be flagged as mirrored
+            if they were, judged like the alarms.
         caught: Protocol -> number of suspect ``images`` with two lungs, share ``flagged`` by the
             limit ``strange``, and share flagged when the limit is fitted ``without`` the image.
     """
@@ -179,6 +193,7 @@ class Fit:
     text: str
     limits: Mapping[Protocol, Mapping[str, Limit]]
     alarms: Mapping[Protocol, Mapping[str, Mapping[str, float]]]
+    mirrored: Mapping[Protocol, Mapping[str, float]]
     caught: Mapping[Protocol, Mapping[str, float]]
 
 
@@ -256,7 +271,37 @@ def fit_usual(samples: Sequence[Sample]) -> Usual:
         weights = balance([source for _, _, source in found])
         shapes[protocol] = fit_normal(vectors, weights, kept=KEPT)
         bands[protocol] = float(np.median([band for _, band, _ in found]))
-    return Usual(look, shapes, bands)
+    known = tuple(shapes)
+    combined = [(x,) for x in known] + ([known] if len(known) > 1 else [])
+    return Usual(look, shapes, bands, {each: _fit_sides(samples, each) for each in combined})
+
+
+def _fit_sides(samples: Sequence[Sample], protocols: Protocols) -> NDArray[np.float64]:
+    """Return weights w so that w @ asymmetry is near 1, and near -1 for mirror images.
+
+    Ridge regression. A mirror image has the asymmetry with the other sign, so that there is no
+    offset and each image stands for both.
+    """
+    rows, sources = [], []
+    for each in samples:
+        lungs = _lungs_under(each, protocols)
+        if each.framed is not None and lungs is not None:
+            rows.append(asymmetry(each.framed, lungs))
+            sources.append(each.source)
+    if len(rows) < _FEWEST:
+        raise _too_few(f"{len(rows)} images hold two lungs under {' and '.join(protocols)}")
+    x, weights = np.stack(rows), balance(sources)
+    weights = weights / weights.sum()
+    spread = np.sqrt(weights @ x**2)
+    z = x / spread
+    squares = (z * weights[:, None]).T @ z + MIRROR_RIDGE * np.eye(len(spread))
+    return np.asarray(np.linalg.solve(squares, weights @ z) / spread)
+
+
+def _lungs_under(sample: Sample, protocols: Protocols) -> list[NDArray[np.float64]] | None:
+    found = [sample.outlines[protocol].lungs for protocol in protocols]
+    lungs = [each for each in found if each is not None]
+    return lungs if len(lungs) == len(found) else None
 
 
 def _too_few(cause: str) -> CxrsegError:
@@ -264,7 +309,7 @@ def _too_few(cause: str) -> CxrsegError:
 
 
 def score(sample: Sample, protocol: Protocol, usual: Usual) -> Scores | None:
-    """Return name as in `quality.LEAST` -> what the runtime compares with that limit.
+    """Return name as in `RULES` -> what the runtime compares with that limit.
 
     None where a lung is missing or there is nothing to see: the runtime flags that anyway.
     """
@@ -273,34 +318,36 @@ def score(sample: Sample, protocol: Protocol, usual: Usual) -> Scores | None:
         return None
     band = outlined.uncertainty / usual.bands[protocol]
     odd = oddity(sample.cells, outlined.lungs, band, usual.look, usual.shapes[protocol])
-    scores = {"strange": odd.strange, "shape": odd.shape, "mirror": odd.mirror, "unsure": band}
+    known = tuple(sample.outlines)
+    lungs = _lungs_under(sample, known)
+    if lungs is None:
+        known, lungs = (protocol,), [outlined.lungs]
+    mirror = -float(usual.sides[known] @ asymmetry(sample.cells, lungs))
+    scores = {"strange": odd.strange, "shape": odd.shape, "mirror": mirror, "unsure": band}
     for side, share in outlined.cut.items():
-        name = cut_limit(side)
+        name = cut_rule(side)
         scores[name] = max(share, scores.get(name, 0))
     return scores
 
 
-def choose(
-    name: str, good: Mapping[str, Sequence[float]], suspect: Sequence[float] = ()
-) -> Limit:
+def choose(name: str, good: Mapping[str, Sequence[float]], suspect: Sequence[float] = ()) -> Limit:
     """Choose one limit.
 
     Where suspect images say what is too much the limit is the geometric mean of what the good
     images reach and of the least suspect one, but flags `CAUGHT` of the suspect ones; otherwise it
-    leaves a `MARGIN`. It never falls below `quality.LEAST`; those of `FIXED` stay there.
+    leaves a `MARGIN`, but for those of `CLOSE`. It never falls below that of `RULES`.
 
     Args:
-        name: Of `quality.LEAST`.
+        name: Of `RULES`.
         good: Source -> scores of good images.
         suspect: Scores of images to be flagged.
     """
     reached = max(
         float(np.quantile(scores, 1 - FALSE_ALARMS, method="lower")) for scores in good.values()
     )
-    if name in FIXED:
-        return Limit(LEAST[name], reached)
     if not len(suspect):
-        return Limit(max(LEAST[name], MARGIN * reached), reached)
+        margin = 1 if name in CLOSE else MARGIN
+        return Limit(max(LEAST[name], margin * reached), reached)
     least = float(min(suspect))
     # Rounded down: the image at the quantile itself must exceed the limit.
     caught = float(np.quantile(suspect, 1 - CAUGHT, method="lower")) * (1 - 1e-3)
@@ -338,6 +385,7 @@ def fit(
 
     limits: dict[Protocol, dict[str, Limit]] = {}
     alarms: dict[Protocol, dict[str, dict[str, float]]] = {}
+    mirrored: dict[Protocol, dict[str, float]] = {}
     caught: dict[Protocol, dict[str, float]] = {}
     for protocol in usual.shapes:
         scores: dict[str, list[Scores]] = {source: [] for source in sources}
@@ -353,10 +401,17 @@ def fit(
             chosen[name] = choose(name, good, strange if name == "strange" else ())
         limits[protocol] = chosen
         alarms[protocol] = {x: _alarms(found, chosen) for x, found in scores.items() if found}
+        least = chosen["mirror"].value
+        mirrored[protocol] = {
+            x: float(np.mean([-each["mirror"] > least for each in found]))
+            for x, found in scores.items()
+            if found
+        }
         if strange:
             good = {x: [each["strange"] for each in scores[x]] for x in trusted if scores[x]}
             caught[protocol] = _caught(strange, chosen["strange"].value, good)
-    return Fit(_source_text(model.sha256, len(samples), usual, limits), limits, alarms, caught)
+    text = _source_text(model.sha256, len(samples), usual, limits)
+    return Fit(text, limits, alarms, mirrored, caught)
 
 
 def _alarms(scores: Sequence[Scores], limits: Mapping[str, Limit]) -> dict[str, float]:
@@ -396,6 +451,10 @@ def _source_text(
     normals = {"look": usual.look, **shapes}
     blocks = "".join(f'    "{name}": """\n{x.to_text()}\n""",\n' for name, x in normals.items())
     bands = "".join(f'    "{name}": {band:.4g},\n' for name, band in usual.bands.items())
+    sides = "".join(
+        f'    "{" ".join(protocols)}": """\n{numbers(weights)}\n""",\n'
+        for protocols, weights in usual.sides.items()
+    )
     chosen = "".join(
         f'    "{protocol}": {{\n'
         + "".join(f'        "{name}": {limit.value:.4g},\n' for name, limit in named.items())
@@ -407,12 +466,14 @@ def _source_text(
         f"Fitted to {images} images, masks by the model with the SHA-256 below.\n"
         '"""\n\n'
         f'MODEL = "{sha256}"\n\n'
+        f"MIRROR = {{\n{sides}}}\n"
+        '"""Protocols -> weights of their `quality_measures.asymmetry`."""\n\n'
         f"USUAL_UNCERTAINTY = {{\n{bands}}}\n"
-        '"""Protocol -> median of `quality.uncertainty`."""\n\n'
+        '"""Protocol -> median of `quality_measures.uncertainty`."""\n\n'
         f"LIMITS = {{\n{chosen}}}\n"
-        '"""Protocol -> limits as in `quality.LEAST`."""\n\n'
+        '"""Protocol -> name in `quality_table.RULES` -> limit."""\n\n'
         f"NORMALS = {{\n{blocks}}}\n"
-        '"""Name -> `quality.Normal` as text: mean, then the triangle of its root by rows."""\n'
+        '"""Name -> `Normal` as text: mean, then the triangle of its root by rows."""\n'
     )
 
 
@@ -423,7 +484,7 @@ def check_table(path: Path) -> None:
         CxrsegError: The name does not end in ``.py``, or the file is no earlier table.
     """
     if path.suffix != ".py":
-        raise CxrsegError(path, "the table does not end in .py", "name it quality_table.py")
+        raise CxrsegError(path, "the table does not end in .py", "name it quality_norms.py")
     if path.exists() and not path.read_bytes().startswith(MARK.encode()):
         raise CxrsegError(path, "exists and is no earlier table, so it is kept", "rename it")
 
