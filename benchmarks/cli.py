@@ -20,6 +20,7 @@ from cxrseg.benchmarks import (
     roofline,
     significance,
     ssim,
+    startup,
 )
 from cxrseg.runtime.console import run_command
 
@@ -55,6 +56,7 @@ command.add_command(ranks.command)
 command.add_command(roofline.command)
 command.add_command(significance.command)
 command.add_command(ssim.command)
+command.add_command(startup.command)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

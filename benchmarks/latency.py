@@ -387,7 +387,7 @@ def measure(
         seed,
         step,
     )
-    latencies = [_distribution(samples) for samples in network.samples]
+    latencies = [distribution(samples) for samples in network.samples]
     models: list[dict[str, Any]] = []
     for index, each in enumerate(subjects):
         latency = latencies[index]
@@ -458,7 +458,8 @@ def _median(samples: Sequence[float]) -> float:
     return round(float(np.median(samples)), _US)
 
 
-def _distribution(samples: list[float]) -> dict[str, Any]:
+def distribution(samples: list[float]) -> dict[str, Any]:
+    """Return median, 5th and 95th percentile of times, and the times, as plain data."""
     import numpy as np
 
     p5, p95 = (round(float(value), _US) for value in np.percentile(samples, (5, 95)))
