@@ -21,6 +21,7 @@ from cxrseg.benchmarks import (
     significance,
     ssim,
     startup,
+    tradeoff,
 )
 from cxrseg.runtime.console import run_command
 
@@ -57,6 +58,7 @@ command.add_command(roofline.command)
 command.add_command(significance.command)
 command.add_command(ssim.command)
 command.add_command(startup.command)
+command.add_command(tradeoff.command)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -400,7 +400,7 @@ def measure(
                 "input": list(each.shape),
                 "size_bytes": each.size,
                 "load_ms": {
-                    "median": _median(loads.samples[index]),
+                    "median": median(loads.samples[index]),
                     "samples": loads.samples[index],
                 },
                 "latency_ms": latency,
@@ -416,9 +416,9 @@ def measure(
     for index, each in enumerate(whole):
         model = models[subjects.index(each)]
         model["image_ms"] = {
-            "median": _median(images.samples[index]),
+            "median": median(images.samples[index]),
             # The first is the one that does not count.
-            **{name: _median([kept[name] for kept in timings[index][1:]]) for name in STEPS},
+            **{name: median([kept[name] for kept in timings[index][1:]]) for name in STEPS},
             "samples": images.samples[index],
         }
         model["peak_memory_bytes"] = peak_memory(each, image)
@@ -452,7 +452,8 @@ def _whole_image(subject: Subject, image: NDArray[np.uint8], kept: list[dict[str
     return run
 
 
-def _median(samples: Sequence[float]) -> float:
+def median(samples: Sequence[float]) -> float:
+    """Return the median of times in ms, to the microsecond."""
     import numpy as np
 
     return round(float(np.median(samples)), _US)
@@ -463,7 +464,7 @@ def distribution(samples: list[float]) -> dict[str, Any]:
     import numpy as np
 
     p5, p95 = (round(float(value), _US) for value in np.percentile(samples, (5, 95)))
-    return {"median": _median(samples), "p5": p5, "p95": p95, "samples": samples}
+    return {"median": median(samples), "p5": p5, "p95": p95, "samples": samples}
 
 
 def _card(subject: Subject) -> dict[str, str] | None:
