@@ -37,6 +37,27 @@ def parameter_groups(model: LungSAM, stage: StageRecipe) -> list[dict[str, Any]]
     ]
 
 
+def one_cycle(
+    optimizer: torch.optim.Optimizer, steps: int, warmup: float
+) -> torch.optim.lr_scheduler.OneCycleLR:
+    """Return a one-cycle schedule that peaks at the groups' own learning rates.
+
+    Args:
+        optimizer: What it drives.
+        steps: Number of steps, at least one.
+        warmup: Share of the steps in which the rate rises; two steps at least, and one in which it
+            falls, because PyTorch divides by zero where it is one or none.
+    """
+    steps = max(steps, 3)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=[group["lr"] for group in optimizer.param_groups],
+        total_steps=steps,
+        pct_start=max(warmup, 2 / steps),
+        cycle_momentum=False,
+    )
+
+
 class Task(LightningModule):
     """Loss, optimizer, rank allocation and validation of one stage.
 
@@ -122,12 +143,8 @@ class Task(LightningModule):
         """AdamW with a one-cycle schedule over the whole stage."""
         groups = parameter_groups(self.model, self.stage)
         optimizer = torch.optim.AdamW(groups)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=[group["lr"] for group in groups],
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=self.stage.warmup,
-            cycle_momentum=False,
+        schedule = one_cycle(
+            optimizer, int(self.trainer.estimated_stepping_batches), self.stage.warmup
         )
         return {
             "optimizer": optimizer,
