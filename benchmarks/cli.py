@@ -17,6 +17,7 @@ from cxrseg.benchmarks import (
     quality_fit,
     quantization_error,
     ranks,
+    report,
     roofline,
     significance,
     ssim,
@@ -54,6 +55,7 @@ command.add_command(quality.command)
 command.add_command(quality_fit.command)
 command.add_command(quantization_error.command)
 command.add_command(ranks.command)
+command.add_command(report.command)
 command.add_command(roofline.command)
 command.add_command(significance.command)
 command.add_command(ssim.command)

@@ -94,7 +94,7 @@ def read_history(run: Path) -> list[Allocation]:
 
 
 def _read_log(path: Path) -> list[Allocation]:
-    from cxrseg.trainer.progress import RANK, TOTAL_RANK
+    from cxrseg.trainer.adapters import RANK, TOTAL_RANK
 
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -247,8 +247,7 @@ def command(context: click.Context, checkpoint: Path, output: Path | None) -> No
         write_record,
         written,
     )
-    from cxrseg.trainer.checkpoint import load
-    from cxrseg.trainer.run import MODEL
+    from cxrseg.trainer.checkpoint import MODEL, load
 
     history = read_history(checkpoint) if checkpoint.is_dir() else []
     if checkpoint.is_dir():

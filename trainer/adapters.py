@@ -19,6 +19,12 @@ from cxrseg.trainer.lungsam import LungSAM
 TARGETS = r"blocks\.\d+\.(attn\.qkv\.[qkv]|attn\.proj|mlp\.lin[12])"
 """Layers of the image encoder that are adapted."""
 
+RANK = "rank/"
+"""What the logged rank of a layer is called before the layer's name in the encoder."""
+
+TOTAL_RANK = f"{RANK}total"
+"""What the sum of all ranks is called in the log."""
+
 
 class AdapterConfig(BaseModel):
     """Ranks and schedule of AdaLoRA; plain data in recipe and checkpoint.

@@ -35,6 +35,9 @@ FORMAT_VERSION = 2
 
 PREFIX = "model."
 
+MODEL = "model.ckpt"
+"""What a run calls the checkpoint that it came to, in its folder."""
+
 
 @dataclass(frozen=True)
 class Description:

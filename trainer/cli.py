@@ -137,8 +137,9 @@ def command(
     overrides["labels"] = None if labels is None else tuple(labels.replace(" ", "").split(","))
     settings = read_recipe(recipe, overrides)
     echo("cxrseg-train: loading ...", err=True)
+    from cxrseg.trainer.checkpoint import MODEL
     from cxrseg.trainer.report import table
-    from cxrseg.trainer.run import MODEL, Run
+    from cxrseg.trainer.run import Run
     from cxrseg.trainer.training import train
 
     run = Run(data, output, settings, checkpoint, stages)  # type: ignore[arg-type]

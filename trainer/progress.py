@@ -9,13 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from cxrseg.trainer.adapters import RankAllocation
-
-RANK = "rank/"
-"""What the logged rank of a layer is called before the layer's name in the encoder."""
-
-TOTAL_RANK = f"{RANK}total"
-"""What the sum of all ranks is called in the log."""
+from cxrseg.trainer.adapters import RANK, TOTAL_RANK, RankAllocation
 
 
 class AllocateRanks(Callback):

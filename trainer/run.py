@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.files import atomic_write
+from cxrseg.trainer.checkpoint import MODEL
 from cxrseg.trainer.data import Sample, check_pair, of_split, read_samples
 from cxrseg.trainer.recipe import Recipe, StageChoice
 from cxrseg.trainer.sam import read_torch_file
 
 SETTINGS = "run.json"
-MODEL = "model.ckpt"
 
 MACHINE = ("accelerator", "devices", "gradient_checkpointing", "checkpoint_minutes")
 """Settings of a recipe that may change when a run is resumed."""

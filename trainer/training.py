@@ -21,7 +21,7 @@ from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.files import atomic_write
 from cxrseg.runtime.preprocess import Preprocessing
 from cxrseg.trainer.adapters import add_adapters, freeze_singular_values
-from cxrseg.trainer.checkpoint import PREFIX, Description, build, load, save, start_from
+from cxrseg.trainer.checkpoint import MODEL, PREFIX, Description, build, load, save, start_from
 from cxrseg.trainer.data import Sample, of_split, summarize
 from cxrseg.trainer.dataset import LungDataset
 from cxrseg.trainer.loaders import evenly, plain_loader, train_loader, val_samples
@@ -31,7 +31,6 @@ from cxrseg.trainer.quantization import calibrate, quantize, set_mode
 from cxrseg.trainer.recipe import Recipe, StageRecipe
 from cxrseg.trainer.report import StageReport
 from cxrseg.trainer.run import (
-    MODEL,
     Run,
     check_folder,
     check_pairs,
