@@ -102,7 +102,7 @@ def _quantization_error(record: Record) -> Iterator[Claim]:
         "correlation of FP32 and INT8 weights",
         NOT_GIVEN,
         f"r = {weights['correlation']:.6f}",
-        "a figure in the paper",
+        "the paper shows it as a plot",
     )
 
 

@@ -13,6 +13,7 @@ from cxrseg.benchmarks import (
     compression,
     emulation,
     latency,
+    paper,
     quality,
     quality_fit,
     quantization_error,
@@ -51,6 +52,7 @@ command.add_command(agreement.command)
 command.add_command(compression.command)
 command.add_command(emulation.command)
 command.add_command(latency.command)
+command.add_command(paper.command)
 command.add_command(quality.command)
 command.add_command(quality_fit.command)
 command.add_command(quantization_error.command)

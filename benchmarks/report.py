@@ -129,6 +129,7 @@ class Part:
         record: What its JSON file holds.
         blocks: Its text and tables.
         figures: Its figures.
+        definitions: What columns mean; empty where the tables do with their text.
         circumstances: When, where and with which versions it was made.
     """
 
@@ -138,6 +139,7 @@ class Part:
     record: Mapping[str, Any]
     blocks: Sequence[Block]
     figures: Sequence[Figure]
+    definitions: str
     circumstances: str
 
 
@@ -215,10 +217,9 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 def _part(path: Path, record: dict[str, Any], problems: list[CxrsegError]) -> Part:
     page = path.with_suffix(".md")
-    circumstances = _circumstances(record)
-    title, blocks = read_markdown(
-        _read(page).decode(errors="replace"), (f"`{record.get('command')}`", circumstances)
-    )
+    circumstances, definitions = _circumstances(record), str(record.get("definitions", ""))
+    told = (f"`{record.get('command')}`", circumstances, definitions)
+    title, blocks = read_markdown(_read(page).decode(errors="replace"), told)
     figures = []
     for each in record.get("figures") or ():
         try:
@@ -232,6 +233,7 @@ def _part(path: Path, record: dict[str, Any], problems: list[CxrsegError]) -> Pa
         record=record,
         blocks=blocks,
         figures=figures,
+        definitions=definitions,
         circumstances=circumstances,
     )
 
