@@ -129,3 +129,39 @@ def bench(capfd: pytest.CaptureFixture[str]) -> Bench:
         return Result(int(stop.value.code or 0), out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def phantom_csv(phantom_data: Path) -> Path:
+    """Return a CSV of the phantoms that the nano model was trained for, in two sources."""
+    rows = []
+    for split in ("val", "test"):
+        for number, path in enumerate(sorted((phantom_data / split / "images").iterdir())):
+            image = path.relative_to(phantom_data)
+            row = {"image": image, "mask": Path(split, "masks", path.name), "split": split}
+            rows.append({**row, "source": "ab"[number % 2], "patient": f"p{number // 2}"})
+    path = phantom_data / "pairs.csv"
+    write_csv(path, [{name: str(value) for name, value in row.items()} for row in rows])
+    return path
+
+
+@pytest.fixture(scope="session")
+def paper_run(
+    fine_run: Path, phantom_csv: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Return the folder of ``cxrseg-bench paper`` on the fine-tuned nano model."""
+    from cxrseg.benchmarks import latency, roofline
+    from cxrseg.benchmarks.cli import main
+
+    folder = tmp_path_factory.mktemp("paper") / "ward7"
+    args = ("paper", fine_run, "--data", phantom_csv, "-o", folder, "--runs", 2, "--threads", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        # Rests and large products matter to times alone.
+        patch.setattr(latency, "settle", lambda: None)
+        patch.setattr(latency, "LOADS", 1)
+        patch.setattr(roofline, "SHAPES", ((16, 32, 16),))
+        with pytest.raises(SystemExit) as stop:
+            main([str(arg) for arg in args])
+    # The nano model is mostly graph, not weights: its compression is below the paper's.
+    assert stop.value.code == 1
+    return folder
