@@ -33,7 +33,7 @@ from cxrseg.benchmarks.options import (
     threads_option,
     where_option,
 )
-from cxrseg.benchmarks.report import RUN, check_page, write_page
+from cxrseg.benchmarks.report import RUN, TITLE, check_page, write_page
 from cxrseg.runtime.console import DEBUG, FAILED, OK, echo, fail
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.labels import Protocol
@@ -539,7 +539,7 @@ def command(
         page,
     ]
     write_record(folder / f"{RUN}.json", RUN, record, "\n\n".join(facts))
-    title = f"Adaptive low-rank, quantization-aware lung segmentation: {folder.resolve().name}"
+    title = f"{TITLE}: {description.architecture.name}"
     for problem in write_page(folder, folder / PAGE, title):
         fail(problem)
     echo(f"written: {folder / PAGE}")

@@ -215,7 +215,10 @@ def command(
         data: dict[str, Any] = {"synthetic": len(pixels)}
     else:
         chosen, data = images_and_facts(context, images, split, where, protocol, limit)
-        pixels, of = [read(path).pixels for _, path in chosen], f"{len(chosen)} of {images.name}"
+        pixels, of = (
+            [read(path).pixels for _, path in chosen],
+            f"{len(chosen)} images of {images.name}",
+        )
     exact = read_reference(reference)
     same = same_checkpoint(exact, loaded.card)
     if same is False:

@@ -34,6 +34,7 @@ def draw_weights(rounding: Rounding) -> Drawing:
     x = np.linspace(-reach, reach, 400)
     axis.plot(x, norm.pdf(x, errors.mean, errors.sd), color=ORANGE, label="fitted normal")
     axis.set(title="(a) error", xlabel="INT8 minus FP32 weight", yticks=[])
+    axis.locator_params(axis="x", nbins=5)
     axis.set_ylabel("density")
     axis.legend(loc="upper right")
 

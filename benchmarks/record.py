@@ -138,12 +138,12 @@ def command_line(context: click.Context) -> str:
         if value is None or source in (None, ParameterSource.DEFAULT):
             continue
         for each in value if parameter.multiple or parameter.nargs == -1 else [value]:
-            text = each.name if isinstance(each, Path) else str(each)
             if isinstance(parameter, click.Option):
                 words.append(max(parameter.opts, key=len))
                 if parameter.is_flag:
                     continue
-            words.append(text)
+            for part in each if isinstance(each, tuple) else (each,):
+                words.append(part.name if isinstance(part, Path) else str(part))
     return shlex.join(words)
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 TEMPLATE = "report.jinja"
 
+TITLE = "Adaptive low-rank, quantization-aware lung segmentation"
+"""Heading of a page that is given none."""
+
 MAX_BYTES = 200_000_000
 """Largest file that is read."""
 
@@ -306,7 +309,11 @@ def _top_level(tokens: Sequence[Token]) -> Iterator[list[Token]]:
 
 
 def sections(parts: Sequence[Part]) -> list[Section]:
-    """Group results by the question that they answer, in the order of `SECTIONS`."""
+    """Group results by the question that they answer, in the order of `SECTIONS`.
+
+    Within a section the oldest stands first.
+    """
+    parts = sorted(parts, key=lambda part: (str(part.record.get("date", "")), part.anchor))
     found = []
     for benchmark, (title, intro) in SECTIONS.items():
         own = [part for part in parts if part.benchmark == benchmark]
@@ -404,7 +411,7 @@ def write_page(folder: Path, output: Path, title: str) -> list[CxrsegError]:
 )
 @click.option(
     "--title",
-    default="Adaptive low-rank, quantization-aware lung segmentation",
+    default=TITLE,
     show_default=True,
     help="Heading of the page.",
 )

@@ -49,16 +49,18 @@ def test_command_line_names_files_only() -> None:
     @click.option("-o", "--output", type=click.Path(path_type=Path))
     @click.option("--seed", default=0)
     @click.option("--stock", is_flag=True)
+    @click.option("--files", nargs=2, type=click.Path(path_type=Path))
     @click.pass_context
     def command(context: click.Context, /, **_: object) -> None:
         seen.append(command_line(context))
 
     group = click.Group("python -m something", {"accuracy": command})
     args = ["/a/m.onnx", "--data", "/b/x.csv", "--where", "s=one", "--where", "s=a b"]
-    group.main(["accuracy", *args, "--stock", "-o", "/c/r.json"], standalone_mode=False)
+    args += ["--stock", "-o", "/c/r.json", "--files", "/d/a", "/d/b"]
+    group.main(["accuracy", *args], standalone_mode=False)
     assert seen == [
         "cxrseg-bench accuracy m.onnx --data x.csv --where s=one --where 's=a b' --output r.json"
-        " --stock"
+        " --stock --files a b"
     ]
 
 
