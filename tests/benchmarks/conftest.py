@@ -10,15 +10,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnx_ir
 import phantoms
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from cxrseg.export.compiling import compile_model
 from cxrseg.runtime.card import METADATA_KEY, ModelCard
 from cxrseg.runtime.preprocess import Preprocessing
-from cxrseg.trainer.checkpoint import load
 
 SIZE = 64
 SPLITS = ("train", "test", "test", "test", "test", "external")
@@ -54,15 +51,6 @@ def model(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.onnx"
     path.write_bytes(tiny_model())
     return path
-
-
-@pytest.fixture(scope="session")
-def exported(fine_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with ``int8.onnx`` and ``fp32.onnx`` of one small network."""
-    home, loaded = tmp_path_factory.mktemp("exported"), load(fine_run / "model.ckpt")
-    onnx_ir.save(compile_model(loaded, "int8").graph, home / "int8.onnx")
-    onnx_ir.save(compile_model(loaded, "fp32").graph, home / "fp32.onnx")
-    return home
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, str]]) -> None:

@@ -71,9 +71,9 @@ def test_integer_products_are_told_apart(tmp_path: Path) -> None:
         assert count_macs(tmp_path / "g.onnx") == expected
 
 
-def test_both_exports_of_a_network_take_as_many(exported: Path) -> None:
+def test_both_exports_of_a_network_take_as_many(paper_run: Path) -> None:
     """The nano model at 96 px: 36 cells of width 32 in two blocks, by hand up to the neck."""
-    integer, exact = (count_macs(exported / f"{name}.onnx") for name in ("int8", "fp32"))
+    integer, exact = (count_macs(paper_run / f"{name}.onnx") for name in ("int8", "fp32"))
     assert exact.integer == 0
     cells, width = 36, 32
     encoder = cells * 256 * width + 2 * cells * 12 * width * width
@@ -131,9 +131,9 @@ def test_shares_by_hand() -> None:
     assert ceiling.rate == pytest.approx(2 * 8 * 16 * 4 / 1e6, abs=1e-3)
 
 
-def test_record(bench: Bench, model: Path, tmp_path: Path, exported: Path) -> None:
+def test_record(bench: Bench, model: Path, tmp_path: Path, paper_run: Path) -> None:
     output = tmp_path / "roofline.json"
-    files = [exported / "int8.onnx", exported / "fp32.onnx"]
+    files = [paper_run / "int8.onnx", paper_run / "fp32.onnx"]
     done = bench("roofline", *files, "--runs", 3, "--threads", 1, "-o", output)
     assert done.code == 0, done.err
     record = json.loads(output.read_text())
