@@ -42,7 +42,7 @@ def command() -> None:
       0    the measurement is complete
       1    it failed
       2    wrong usage
-      130  interrupted by Ctrl-C; nothing was written
+      130  interrupted by Ctrl-C; files already written are complete
     """
 
 

@@ -18,6 +18,7 @@ from cxrseg.runtime.errors import CxrsegError
 if TYPE_CHECKING:
     from cxrseg.benchmarks.accounting import Accounting, Trained
     from cxrseg.export.compiling import Precision
+    from cxrseg.runtime.card import ModelCard
     from cxrseg.trainer.checkpoint import Loaded
 
 _PATH = click.Path(path_type=Path)
@@ -112,6 +113,25 @@ def measure(loaded: Loaded, keep: Path | None = None, stock: bool = False) -> Me
     return Measured(name, size, fp32, int8, fp32 / int8, peak)
 
 
+def card_of_export(path: Path, checkpoint: str) -> ModelCard:
+    """Return the card of a model file that must be of a checkpoint.
+
+    Args:
+        path: The model file.
+        checkpoint: SHA-256 of the checkpoint.
+
+    Raises:
+        CxrsegError: It is no model file, or of another checkpoint.
+    """
+    from cxrseg.runtime.session import load_model
+
+    card = load_model(path, "cpu").card
+    if card.checkpoint_sha256 != checkpoint:
+        cause = "was not exported from the checkpoint"
+        raise CxrsegError(path, cause, "export it again with cxrseg-export")
+    return card
+
+
 def measure_files(int8: Path, fp32: Path, checkpoint: str) -> Measured:
     """Count the bytes of files that are there.
 
@@ -123,14 +143,7 @@ def measure_files(int8: Path, fp32: Path, checkpoint: str) -> Measured:
     Raises:
         CxrsegError: One is no model file, or of another checkpoint.
     """
-    from cxrseg.runtime.session import load_model
-
-    cards = []
-    for path in (int8, fp32):
-        cards.append(load_model(path, "cpu").card)
-        if cards[-1].checkpoint_sha256 != checkpoint:
-            cause = "was not exported from the checkpoint"
-            raise CxrsegError(path, cause, "export it again with cxrseg-export")
+    cards = [card_of_export(path, checkpoint) for path in (int8, fp32)]
     name, size = cards[0].name.removeprefix("cxrseg-"), cards[0].preprocessing.size
     sizes = fp32.stat().st_size, int8.stat().st_size
     return Measured(name, size, *sizes, sizes[0] / sizes[1], None)

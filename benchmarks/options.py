@@ -14,7 +14,7 @@ from cxrseg.runtime.devices import AUTO, DEVICES
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.labels import PROTOCOLS, Protocol
 
-EXTRA = ("matplotlib", "scipy", "skimage", "torch", "onnx", "onnx_ir")
+EXTRA = ("jinja2", "markdown_it", "matplotlib", "scipy", "skimage", "torch", "onnx", "onnx_ir")
 """Modules that the extra ``bench`` brings."""
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +29,9 @@ _MARK = "<!-- written by cxrseg-bench -->"
 
 SVG_MARK = f"<dc:title>{MARK} "
 """Stands near the beginning of our SVG files: the name of the program that drew them."""
+
+MAX_BYTES = 200_000_000
+"""Largest file of a result that is read."""
 
 _HEAD = 2048
 
@@ -188,6 +191,19 @@ def figure_files(path: Path, name: str) -> tuple[Path, Path]:
     return path.with_name(f"{stem}.png"), path.with_name(f"{stem}.svg")
 
 
+def result_files(path: Path, figures: Iterable[str] = ()) -> list[Path]:
+    """Return the files of a result: JSON, Markdown, and PNG and SVG of each figure.
+
+    Args:
+        path: The JSON file.
+        figures: Names of the figures.
+    """
+    files = [path, path.with_suffix(".md")]
+    for name in figures:
+        files += figure_files(path, name)
+    return files
+
+
 def check_output(path: Path, figures: Sequence[str] = ()) -> None:
     """Refuse, before the work, an output that could not be written after it.
 
@@ -205,10 +221,7 @@ def check_output(path: Path, figures: Sequence[str] = ()) -> None:
         raise CxrsegError(path.parent, "no such folder", "make it, or choose another with -o")
     if not os.access(path.parent, os.W_OK):
         raise CxrsegError(path.parent, "cannot be written to", "choose another folder with -o")
-    files = [path, path.with_suffix(".md")]
-    for name in figures:
-        files += figure_files(path, name)
-    for file in files:
+    for file in result_files(path, figures):
         if os.path.lexists(file) and not _is_our_text(file) and not is_ours(file):
             cause = "exists and is no earlier result of cxrseg-bench, so it is kept"
             raise CxrsegError(file, cause, "rename it, or choose another name with -o")
@@ -262,12 +275,42 @@ def write_record(
     write_together({**files, **contents})
 
 
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Read a result of `write_record`.
+
+    Returns:
+        What the JSON file holds; None where it holds something else than such a result.
+
+    Raises:
+        CxrsegError: It cannot be read, or is no JSON.
+    """
+    try:
+        record = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise CxrsegError(path, f"is no JSON ({error})", "make it again") from error
+    ours = isinstance(record, dict) and str(record.get("program")).startswith(f"{MARK} ")
+    return record if ours and isinstance(record.get("benchmark"), str) else None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file of a result.
+
+    Raises:
+        CxrsegError: It cannot be read, or is larger than `MAX_BYTES`.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise CxrsegError(path, "is too large for a result", "make it again")
+        return path.read_bytes()
+    except OSError as error:
+        cause = f"cannot be read ({error.strerror})"
+        raise CxrsegError(path, cause, "make the result again") from error
+
+
 def written(path: Path, figures: Mapping[str, Drawing] | None = None) -> str:
     """Return the line that names the files of `write_record`."""
     figures = figures or {}
-    files = [path, path.with_suffix(".md")]
-    for name in figures:
-        files += figure_files(path, name)
+    files = result_files(path, figures)
     patients = any(each.shows_patients for each in figures.values())
     warning = " (the figure shows images of patients)" if patients else ""
     return f"written: {', '.join(map(str, files))}{warning}"

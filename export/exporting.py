@@ -92,23 +92,17 @@ def matching(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
     return [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
 
 
-def verification_images(
-    images: Path | Sequence[Path] | None,
-) -> tuple[list[NDArray[np.float32]], str]:
+def verification_images(folder: Path | None) -> tuple[list[NDArray[np.float32]], str]:
     """Return radiographs to verify on, at most 32, and what they are.
 
-    Args:
-        images: A folder of X-rays, or the X-rays; None for synthetic ones.
-
     Raises:
-        CxrsegError: The folder holds no readable image, or one cannot be read.
+        CxrsegError: The folder holds no readable image.
     """
-    if images is None:
+    if folder is None:
         return synthetic_radiographs(SYNTHETIC_IMAGES), f"{SYNTHETIC_IMAGES} synthetic images"
-    paths = find_images([images]) if isinstance(images, Path) else list(images)
+    paths = find_images([folder])
     paths = [paths[i * len(paths) // 32] for i in range(32)] if len(paths) > 32 else paths
-    of = f" of {images.name}" if isinstance(images, Path) else ""
-    return [read(path).pixels for path in paths], f"{len(paths)} images{of}"
+    return [read(path).pixels for path in paths], f"{len(paths)} images of {folder.name}"
 
 
 def require_quantized(loaded: Loaded, source: Path) -> None:
@@ -146,7 +140,7 @@ def export(
     output: Path,
     profile: Profile = "cpu",
     precision: Precision = "int8",
-    verify_images: Path | Sequence[Path] | None = None,
+    verify_images: Path | None = None,
     keep_fp16: Sequence[str] = (),
     weight_bits: int | None = None,
     license_note: str = "",
@@ -162,7 +156,7 @@ def export(
         output: The file to write.
         profile: ``cpu`` stores layers that are not integer in FP16; ``gpu`` also computes them so.
         precision: ``int8``, or ``fp32`` for comparison.
-        verify_images: X-rays to verify on, or their folder; None for synthetic ones.
+        verify_images: Folder of X-rays to verify on; None for synthetic ones.
         keep_fp16: Patterns, as in the shell, of layers to take out of INT8.
         weight_bits: 7 or 8; None for what the model was trained with.
         license_note: Terms of the weights, for the model card.

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import onnx_ir as ir
 import pytest
 from test_bench_report import Page
 
-from cxrseg.benchmarks import paper
 from cxrseg.benchmarks.layers import LOGITS, output_noise, pair_layers
-from cxrseg.benchmarks.paper import NAMES, Part, forget, run_parts
+from cxrseg.benchmarks.paper import COMMANDS, Outcome, Part, read_outcomes, run_parts
+from cxrseg.benchmarks.record import write_record
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.session import load_model
 from cxrseg.trainer.checkpoint import load
@@ -31,9 +34,10 @@ class TestWholeRun:
     def test_every_part_is_there(self, paper_run: Path, fine_run: Path) -> None:
         record = read(paper_run, "paper")
         outcomes = {each["name"]: each["outcome"] for each in record["parts"]}
-        assert tuple(outcomes) == NAMES
+        assert tuple(outcomes) == tuple(COMMANDS)
         assert outcomes.pop("compression") == "not passed"
         assert set(outcomes.values()) == {"done"}
+        assert all(each["seconds"] > 0 and each["date"] for each in record["parts"])
         assert record["checkpoint"]["sha256"] == load(fine_run / "model.ckpt").sha256
         assert record["checkpoint"]["method"] == "adalora"
 
@@ -48,6 +52,7 @@ class TestWholeRun:
             "How much of the machine is used?",
             "shows X-rays of patients",
             "32 in every layer",
+            "How was all of this made?",
         ):
             assert words in page.text, words
         assert page.tags.count("img") == 7
@@ -87,7 +92,7 @@ class TestQuantizationError:
         assert weights["correlation"] > 0.99
         assert record["outputs"][-1]["name"] == LOGITS
         assert all(each["sqnr"] > 0 for each in record["outputs"])
-        assert {"checked": record["data"]["images"]} == {"checked": 4}
+        assert record["data"]["images"] == 4
 
     def test_weights_are_those_of_the_network(
         self, models: tuple[ir.Model, ir.Model], paper_run: Path, fine_run: Path
@@ -154,105 +159,187 @@ class TestQuantizationError:
 
 
 class TestParts:
-    def parts(self, tmp_path: Path) -> list[Part]:
-        def good(name: str) -> Callable[[], object]:
-            return lambda: (
-                (tmp_path / f"{name}.json").write_text('{"program": "cxrseg 0", "benchmark": "x"}')
-                and None
-            )
+    """What happens between parts, with commands that write at once."""
 
-        def bad() -> object:
+    @pytest.fixture
+    def ran(self) -> list[str]:
+        return []
+
+    @pytest.fixture
+    def parts(self, tmp_path: Path, ran: list[str]) -> dict[str, Part]:
+        def write(words: tuple[str, ...], output: Path) -> None:
+            ran.append(output.stem)
+            write_record(output, "x", {"words": list(words)}, "# x")
+
+        def weak(words: tuple[str, ...], output: Path) -> int:
+            write(words, output)
+            return 1
+
+        def bad(words: tuple[str, ...], output: Path) -> None:
             raise CxrsegError("x.png", "is damaged", "draw it again")
 
-        def broken() -> object:
+        def broken(words: tuple[str, ...], output: Path) -> None:
             raise ZeroDivisionError("by zero")
 
-        return [
-            Part("good", good("good")),
-            Part("bad", bad),
-            Part("broken", broken),
-            Part("after-bad", good("after-bad"), needs=("good", "bad")),
-            Part("weak", lambda: 1),
-            Part("after-weak", good("after-weak"), needs=("weak",)),
-            Part("unfit", bad, unfit="there are no adapters"),
+        def part(name: str, does: Callable[..., object], *words: str | Path, why: str = "") -> Part:
+            parameters: list[click.Parameter] = [
+                click.Argument(["words"], nargs=-1),
+                click.Option(["-o", "output"], type=click.Path(path_type=Path)),
+            ]
+            command = click.Command(name, params=parameters, callback=does)
+            return Part(name, command, words, tmp_path / f"{name}.json", (), why)
+
+        source = tmp_path / "source.csv"
+        source.write_text("1")
+        found = [
+            part("good", write, source),
+            part("bad", bad),
+            part("broken", broken),
+            part("after-bad", write, tmp_path / "good.json", tmp_path / "bad.json"),
+            part("weak", weak, "some"),
+            part("after-weak", write, tmp_path / "weak.json"),
+            part("after-good", write, tmp_path / "good.json"),
+            part("unfit", bad, why="there are no adapters"),
         ]
+        return {each.name: each for each in found}
+
+    @staticmethod
+    def run(
+        parts: Iterable[Part], skip: Sequence[str] = (), earlier: Sequence[Outcome] = ()
+    ) -> list[Outcome]:
+        return list(run_parts(list(parts), skip, {each.name: each for each in earlier}))
 
     def test_failures_are_told_and_cost_nothing_else(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, parts: dict[str, Part], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        found = run_parts(self.parts(tmp_path), (), tmp_path, lambda _: False)
-        assert [(each.name, each.outcome) for each in found] == [
-            ("good", "done"),
-            ("bad", "failed"),
-            ("broken", "failed"),
-            ("after-bad", "skipped"),
-            ("weak", "not passed"),
-            ("after-weak", "done"),
-            ("unfit", "skipped"),
-        ]
-        why = {each.name: each.why for each in found}
-        assert why["bad"] == "x.png: is damaged; draw it again"
-        assert why["broken"] == "unexpected failure (ZeroDivisionError: by zero)"
-        assert why["after-bad"] == "needs bad"
-        assert why["unfit"] == "there are no adapters"
+        found = {each.name: each for each in self.run(parts.values())}
+        assert {name: each.outcome for name, each in found.items()} == {
+            "good": "done",
+            "bad": "failed",
+            "broken": "failed",
+            "after-bad": "skipped",
+            "weak": "not passed",
+            "after-weak": "done",
+            "after-good": "done",
+            "unfit": "skipped",
+        }
+        assert found["bad"].why == "x.png: is damaged; draw it again"
+        assert found["broken"].why.endswith("unexpected failure (ZeroDivisionError: by zero)")
+        assert found["after-bad"].why == "needs bad"
+        assert found["unfit"].why == "there are no adapters"
         captured = capsys.readouterr()
         assert captured.err.count("error: ") == 2
         assert "done: after-weak" in captured.out
 
-    def test_parts_that_are_left_out(self, tmp_path: Path) -> None:
-        there = {"bad": True}
-        found = run_parts(
-            self.parts(tmp_path), ("bad", "broken"), tmp_path, lambda name: there.get(name, False)
-        )
-        outcomes = {each.name: each.outcome for each in found}
-        assert outcomes["bad"] == outcomes["broken"] == "skipped"
-        assert outcomes["after-bad"] == "done", "what it needs is there already"
+    def test_what_is_there_is_kept(
+        self, parts: dict[str, Part], ran: list[str], tmp_path: Path
+    ) -> None:
+        chosen = [parts[name] for name in ("good", "weak", "after-weak", "after-good")]
+        first = self.run(chosen)
+        assert ran == ["good", "weak", "after-weak", "after-good"]
+        ran.clear()
+        assert self.run(chosen, ("good",), first) == first
+        assert ran == []
+        # Another input, and all that follows from it; here what follows comes out the same.
+        (tmp_path / "source.csv").write_text("2")
+        again = self.run(chosen, (), first)
+        assert ran == ["good"] and [each.outcome for each in again] == [e.outcome for e in first]
+        ran.clear()
+        chosen[1] = replace(parts["weak"], words=("other",))
+        again = self.run(chosen, (), again)
+        assert ran == ["weak", "after-weak"]
+        # Deleted, or replaced by hand.
+        (tmp_path / "after-good.json").unlink()
+        write_record(tmp_path / "after-weak.json", "x", {"words": ["mine"]}, "# x")
+        ran.clear()
+        self.run(chosen, (), again)
+        assert ran == ["after-weak", "after-good"]
+
+    def test_parts_that_are_left_out(self, parts: dict[str, Part]) -> None:
+        chosen = [parts["good"], parts["after-good"]]
+        why = [each.why for each in self.run(chosen, ("good",))]
+        assert why == ["by --skip", "needs good"]
+
+    def test_a_failure_is_tried_again(self, parts: dict[str, Part]) -> None:
+        found = self.run([parts["bad"]])
+        assert self.run([parts["bad"]], ("bad",), found)[0].why == "by --skip"
 
     def test_ctrl_c_ends_the_run(self, tmp_path: Path) -> None:
-        def stop() -> object:
+        def stop(output: str) -> object:
             raise KeyboardInterrupt
 
-        with pytest.raises(KeyboardInterrupt):
-            run_parts([Part("a", stop)], (), tmp_path, lambda _: False)
+        command = click.Command("a", params=[click.Option(["-o", "output"])], callback=stop)
+        with pytest.raises(click.Abort):
+            self.run([Part("a", command, (), tmp_path / "a.json")])
 
-    def test_nothing_old_is_taken_for_new(self, tmp_path: Path) -> None:
-        for name in ("bad.json", "bad-map.png"):
-            (tmp_path / name).write_text('{"program": "cxrseg 0", "benchmark": "x"}')
-        run_parts(self.parts(tmp_path)[1:2], (), tmp_path, lambda _: False)
+    def test_nothing_old_is_taken_for_new(self, parts: dict[str, Part], tmp_path: Path) -> None:
+        write_record(tmp_path / "bad.json", "x", {}, "# x")
+        assert self.run([parts["bad"]])[0].why == "x.png: is damaged; draw it again"
         assert not (tmp_path / "bad.json").exists()
         (tmp_path / "bad.json").write_text("mine")
-        with pytest.raises(CxrsegError, match="kept"):
-            forget(tmp_path / "bad.json", ())
+        assert "kept" in self.run([parts["bad"]])[0].why
         assert (tmp_path / "bad.json").read_text() == "mine"
+
+    def test_damaged_records_of_a_run(self, tmp_path: Path) -> None:
+        path = tmp_path / "paper.json"
+        assert read_outcomes(path) == {}
+        for text in ("{", "[]", '{"program": "cxrseg 0", "benchmark": "paper", "parts": [{}, 3]}'):
+            path.write_text(text)
+            assert read_outcomes(path) == {}
 
 
 class TestCommand:
-    def test_float_checkpoint(
-        self,
-        bench: Bench,
-        base_run: Path,
-        phantom_csv: Path,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
+    def test_again(
+        self, bench: Bench, paper_run: Path, fine_run: Path, phantom_csv: Path, tmp_path: Path
     ) -> None:
-        """What needs INT8 or adapters is skipped with a reason, and no X-ray is shown."""
-        traced = []
-        monkeypatch.setattr(paper, "_export", lambda request, name: traced.append(name))
-        args = ("paper", base_run, "--data", phantom_csv, "-o", tmp_path / "out", "--no-xrays")
-        done = bench(*args, "--skip", "accuracy-fp32")
-        assert done.code == 1 and "holds no result" in done.err
-        assert traced == ["fp32.onnx"]
+        """A second run keeps all; one of other settings makes what depends on them."""
+        folder = tmp_path / "again"
+        shutil.copytree(paper_run, folder)
+        before = read(folder, "paper")["parts"]
+        args = ("paper", fine_run, "--data", phantom_csv, "-o", folder, "--threads", 1)
+        done = bench(*args, "--runs", 2)
+        assert done.code == 1  # still, for compression
+        assert done.out.count("of the same inputs, kept") == len(COMMANDS)
+        assert read(folder, "paper")["parts"] == before
+        skipped = [word for name in ("latency", "roofline") for word in ("--skip", name)]
+        done = bench(*args, "--runs", 3, *skipped)
+        assert done.out.count("of the same inputs, kept") == len(COMMANDS) - 2
+        parts = {each["name"]: each for each in read(folder, "paper")["parts"]}
+        assert parts["latency"]["why"] == "by --skip; an earlier result is left as it was"
+
+    def test_exports_that_are_given(
+        self, bench: Bench, paper_run: Path, fine_run: Path, phantom_csv: Path, tmp_path: Path
+    ) -> None:
+        skipped = [
+            word
+            for name in COMMANDS
+            if name not in ("accuracy-int8", "compression")
+            for word in ("--skip", name)
+        ]
+        files = ("--int8", paper_run / "int8.onnx", "--fp32", paper_run / "fp32.onnx")
+        rest = ("--data", phantom_csv, "-o", tmp_path, "--limit", 2, *files)
+        done = bench("paper", fine_run, *rest, *skipped)
+        assert done.code == 1
+        parts = {each["name"]: each["outcome"] for each in read(tmp_path, "paper")["parts"]}
+        assert not [name for name in parts if name.startswith("export")]
+        assert parts["accuracy-int8"] == "done" and parts["significance"] == "skipped"
+        assert not (tmp_path / "int8.onnx").exists()
+        assert read(tmp_path, "accuracy-int8")["data"]["images"] == 2
+        done = bench("paper", fine_run / "stage1.ckpt", *rest)
+        assert done.code == 1 and "not exported from the checkpoint" in done.err
+
+    def test_float_checkpoint(
+        self, bench: Bench, base_run: Path, phantom_csv: Path, tmp_path: Path
+    ) -> None:
+        """What needs INT8 or adapters is skipped with a reason."""
+        args = ("paper", base_run, "--data", phantom_csv, "-o", tmp_path / "out")
+        done = bench(*args, "--skip", "export-fp32")
+        assert done.code == 0, done.err
         parts = {each["name"]: each for each in read(tmp_path / "out", "paper")["parts"]}
         assert parts["export-int8"]["why"].startswith("the checkpoint is of stage 1")
         assert parts["ranks"]["why"] == "the checkpoint has no adapters"
-        assert parts["significance"]["why"] == "needs accuracy-int8 and accuracy-fp32"
-        assert parts["accuracy-fp32"]["why"] == "by --skip"
-
-    def test_other_checkpoints_exports_are_not_used(self, paper_run: Path, fine_run: Path) -> None:
-        own = load(fine_run / "model.ckpt").sha256
-        assert paper._is_export(paper_run, "export-int8", own)
-        assert not paper._is_export(paper_run, "export-int8", 64 * "0")
-        assert not paper._is_export(paper_run, "latency", own)
+        assert parts["ssim"]["why"] == "needs export-int8 and export-fp32"
+        assert {each["outcome"] for each in parts.values()} == {"skipped"}
 
     def test_bad_requests_end_before_the_work(
         self, bench: Bench, fine_run: Path, phantom_csv: Path, tmp_path: Path
@@ -263,6 +350,7 @@ class TestCommand:
             ((tmp_path, "--data", phantom_csv, *out), 1, "no such file"),
             ((fine_run, "--data", phantom_csv, *out, "--split", "dev"), 1, "--split takes"),
             ((fine_run, "--data", phantom_csv, *out, "--skip", "lunch"), 2, "lunch"),
+            ((fine_run, "--data", phantom_csv, *out, "--int8", tmp_path / "no.onnx"), 2, "no.onnx"),
         ):
             done = bench("paper", *args)
             assert done.code == code and words in done.err, done.err

@@ -84,6 +84,7 @@ def test_page_needs_nothing_else(bench: Bench, folder: Path) -> None:
     assert "Other results" in page.text and "What it is." in page.text
     assert "source 1" in page.text and "A line < a curve" in page.text
     assert "cxrseg-bench something-new" in page.text
+    assert page.text.count("From ssim.json") == page.text.count("From odd.json") == 2
     assert "X-rays of patients" not in page.text
 
 
@@ -171,21 +172,30 @@ def test_markdown_blocks() -> None:
 
 def test_claims_of_recorded_results() -> None:
     """Results of this repository, older ones among them."""
-    records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    found = claims(records)
-    dice = [each for each in found if each.what.startswith("Dice of")]
-    expected = [
-        r["summary"]["all"]["dice"]["mean"] for r in records if r["benchmark"] == "accuracy"
-    ]
-    assert [float(each.here.split()[0]) for each in dice] == pytest.approx(expected, abs=1e-4)
+    records = {path.name: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    found = claims(records.items())
+    dice = {e.source: float(e.here.split()[1]) for e in found if e.what.startswith("masks of")}
+    assert dice == {
+        name: pytest.approx(record["summary"]["all"]["dice"]["mean"], abs=1e-4)
+        for name, record in records.items()
+        if record["benchmark"] == "accuracy"
+    }
     assert any(each.what.startswith("latency") for each in found)
+
+
+def test_what_two_records_say_alike_is_told_once() -> None:
+    record = {"benchmark": "ranks", "adapters": [{"rank": 3}, {"rank": 5}]}
+    found = claims([("a.json", record), ("b.json", record)])
+    assert [each.source for each in found] == ["a.json"]
+    assert "3 to 5, 4.0 on average" in found[0].here
 
 
 @pytest.mark.parametrize(
     "benchmark", ["accuracy", "significance", "ranks", "compression", "latency"]
 )
 def test_claims_of_foreign_records(benchmark: str) -> None:
-    assert claims([{"benchmark": benchmark}, {"benchmark": benchmark, "models": 3}]) == []
+    empty = {"benchmark": benchmark}
+    assert claims([("a.json", empty), ("b.json", {**empty, "models": 3})]) == []
 
 
 def test_page_of_this_repositorys_results(bench: Bench, tmp_path: Path) -> None:
