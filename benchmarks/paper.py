@@ -133,10 +133,11 @@ def parts_of(
     found = []
     for name, command in COMMANDS.items():
         if name in words:
-            exported = name.removeprefix("export-")
-            output = folder / (f"{name}.json" if exported == name else f"{exported}.onnx")
+            exports = command is export.command
+            output = f"{name.removeprefix('export-')}.onnx" if exports else f"{name}.json"
             why = (unfit or {}).get(name, "")
-            found.append(Part(name, command, words[name], output, FIGURES.get(name, ()), why))
+            figures = FIGURES.get(name, ())
+            found.append(Part(name, command, words[name], folder / output, figures, why))
     return found
 
 
@@ -175,8 +176,10 @@ def run_parts(
             del missing[part.output]
         elif part.output.exists():
             outcome = replace(outcome, why=f"{outcome.why}; an earlier result is left as it was")
-        kept = f"made {outcome.date} of the same inputs, kept" if outcome is before else ""
-        told = "; ".join(filter(None, (outcome.why, kept)))
+        time = "" if outcome.seconds is None else f"{outcome.seconds:g} s"
+        if outcome is before:
+            time = f"made {outcome.date} of the same inputs, kept"
+        told = "; ".join(filter(None, (outcome.why, time)))
         echo(f"{outcome.outcome}: {part.name}{f' ({told})' if told else ''}")
         yield outcome
 
@@ -234,10 +237,12 @@ def fingerprint(part: Part) -> str:
 
     told = [package_version(), part.name]
     for word in part.words:
-        if isinstance(word, Path):
-            told.append(digest(word / MODEL if word.is_dir() else word))
-        else:
+        if not isinstance(word, Path):
             told.append(word)
+        elif word.is_dir():
+            told += ["run", digest(word / MODEL)]
+        else:
+            told.append(digest(word))
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 

@@ -78,6 +78,15 @@ SECTIONS: dict[str, tuple[str, str]] = {
         "A single large product of matrices shows what the CPU can do at most. A network hardly"
         " reaches that: the share tells how much there is left to win.",
     ),
+    "tradeoff": (
+        "Which model to take?",
+        "A mask that is a little better may take much longer. Models that lie above and to the left"
+        " of others are the ones to choose from.",
+    ),
+    "startup": (
+        "How long does one image take, from a cold start?",
+        "Whole processes, from the command to the finished mask: what somebody at a PC waits for.",
+    ),
     "agreement": (
         "Do others see the same lungs?",
         "The same file on other execution providers, and the network in PyTorch, pixel by pixel.",

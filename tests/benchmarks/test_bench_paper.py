@@ -16,7 +16,14 @@ import pytest
 from test_bench_report import Page
 
 from cxrseg.benchmarks.layers import LOGITS, output_noise, pair_layers
-from cxrseg.benchmarks.paper import COMMANDS, Outcome, Part, read_outcomes, run_parts
+from cxrseg.benchmarks.paper import (
+    COMMANDS,
+    Outcome,
+    Part,
+    fingerprint,
+    read_outcomes,
+    run_parts,
+)
 from cxrseg.benchmarks.record import write_record
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.session import load_model
@@ -259,6 +266,12 @@ class TestParts:
         chosen = [parts["good"], parts["after-good"]]
         why = [each.why for each in self.run(chosen, ("good",))]
         assert why == ["by --skip", "needs good"]
+
+    def test_a_run_tells_more_than_its_checkpoint(
+        self, parts: dict[str, Part], fine_run: Path
+    ) -> None:
+        ways = [replace(parts["good"], words=(p,)) for p in (fine_run, fine_run / "model.ckpt")]
+        assert fingerprint(ways[0]) != fingerprint(ways[1])
 
     def test_a_failure_is_tried_again(self, parts: dict[str, Part]) -> None:
         found = self.run([parts["bad"]])
