@@ -13,6 +13,7 @@ from cxrseg.benchmarks import (
     compression,
     emulation,
     latency,
+    methods,
     paper,
     quality,
     quality_fit,
@@ -52,6 +53,7 @@ command.add_command(agreement.command)
 command.add_command(compression.command)
 command.add_command(emulation.command)
 command.add_command(latency.command)
+command.add_command(methods.command)
 command.add_command(paper.command)
 command.add_command(quality.command)
 command.add_command(quality_fit.command)

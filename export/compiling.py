@@ -83,12 +83,12 @@ def compile_model(
     card = model_card(loaded, precisions, license_note)
     if precision == "fp32":
         network = float_twin(loaded.model)
-        model = trace(network)
+        model = trace(network, network.image_size)
         shrink_constants(model)
         finish(model, card)
         return Compiled(network, model, (), card)
     network = Shipped(loaded.model)
-    model = trace(network)
+    model = trace(network, network.image_size)
     products = name_products(model)
     check_products(products, precisions)
     fold_weights(model)
@@ -132,9 +132,8 @@ def model_card(loaded: Loaded, precisions: dict[str, str], license_note: str) ->
     )
 
 
-def trace(network: Shipped) -> ir.Model:
-    """Trace a network for one gray image of its size into ONNX operators."""
-    size = network.image_size
+def trace(network: torch.nn.Module, size: int) -> ir.Model:
+    """Trace a network for one gray image of `size` x `size` pixels into ONNX operators."""
     example = torch.zeros(1, 1, size, size)
     for name in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)

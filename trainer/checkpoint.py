@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.files import atomic_write
@@ -37,6 +37,25 @@ PREFIX = "model."
 
 MODEL = "model.ckpt"
 """What a run calls the checkpoint that it came to, in its folder."""
+
+
+class Describes(Protocol):
+    """What training and its checkpoints have to know of any network, plain data in the end."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Channel names."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The input contract."""
+
+    @property
+    def quantization(self) -> QuantizationConfig | None:
+        """Quantizer settings; None for a network in float."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return dicts, lists, strings and numbers only."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +159,7 @@ class Loaded:
     sha256: str
 
 
-def contents(model: LungSAM, description: Description) -> dict[str, Any]:
+def contents(model: nn.Module, description: Describes) -> dict[str, Any]:
     """Return what `save` writes."""
     import lightning
 
@@ -152,7 +171,7 @@ def contents(model: LungSAM, description: Description) -> dict[str, Any]:
     }
 
 
-def save(model: LungSAM, description: Description, path: Path) -> None:
+def save(model: nn.Module, description: Describes, path: Path) -> None:
     """Write a checkpoint; the file appears whole or not at all."""
     with atomic_write(path) as beside:
         torch.save(contents(model, description), beside)

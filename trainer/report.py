@@ -16,7 +16,8 @@ class StageReport:
         trainable: Number of trained parameters.
         total: Number of parameters.
         ranks: Rank of each adapted layer.
-        seconds: Wall time of this call; less than the whole where a stage was resumed.
+        images: Number of images that were trained on, repetitions included.
+        seconds: Wall time of the training, all calls that it took together.
     """
 
     name: str
@@ -24,6 +25,7 @@ class StageReport:
     trainable: int
     total: int
     ranks: dict[str, int]
+    images: int
     seconds: float
 
 

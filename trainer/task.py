@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,23 +12,25 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from cxrseg.trainer.adapters import RankAllocation, orthogonality, ranks
-from cxrseg.trainer.checkpoint import Description
+from cxrseg.trainer.checkpoint import Describes
 from cxrseg.trainer.losses import lung_loss, union_scores
-from cxrseg.trainer.lungsam import LungSAM
 from cxrseg.trainer.quantization import set_tracking
 from cxrseg.trainer.recipe import StageRecipe
 
 SETTLED = 0.75
 """Share of the QAT steps after which activation ranges are held."""
 
+DECODER = ("prompt_encoder.", "mask_decoder.")
+"""How the names of parameters begin that have a learning rate of their own."""
 
-def parameter_groups(model: LungSAM, stage: StageRecipe) -> list[dict[str, Any]]:
+
+def parameter_groups(model: nn.Module, stage: StageRecipe) -> list[dict[str, Any]]:
     """Group trained parameters: encoder and decoder, matrices with weight decay, others without."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        lr = stage.lr if name.startswith("image_encoder") else stage.decoder_lr
+        lr = stage.decoder_lr if name.startswith(DECODER) else stage.lr
         matrix = parameter.ndim > 1 and not name.endswith(("pos_embed", "rel_pos_h", "rel_pos_w"))
         decay = stage.weight_decay if matrix and "lora_" not in name else 0.0
         groups.setdefault((lr, decay), []).append(parameter)
@@ -66,7 +69,8 @@ class Task(LightningModule):
     ranks are final.
 
     Args:
-        model: The network; what is to be trained requires a gradient.
+        model: The network, images float32 [B, 1, S, S] -> logits [B, C, S / 4, S / 4]; what is to be
+            trained requires a gradient.
         stage: Settings of the stage.
         description: What checkpoints say of the network.
         groups: Source of each validation image.
@@ -75,9 +79,9 @@ class Task(LightningModule):
 
     def __init__(
         self,
-        model: LungSAM,
+        model: nn.Module,
         stage: StageRecipe,
-        description: Description,
+        description: Describes,
         groups: Sequence[str],
         orthogonality_weight: float = 0.0,
     ) -> None:
@@ -91,12 +95,24 @@ class Task(LightningModule):
         self.means: Any = nn.ModuleList(MeanMetric(nan_strategy="disable") for _ in self.mean_names)
         self.orthogonality_weight = orthogonality_weight
         self.allocation: RankAllocation | None = None
+        self._seconds_before = 0.0
+        self._started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the training so far, of all calls that it took, in s."""
+        own = 0.0 if self._started is None else time.monotonic() - self._started
+        return self._seconds_before + own
+
+    def on_fit_start(self) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """Return the loss of a batch."""
         logits = self.model(batch["image"]).float()
         loss = lung_loss(
-            logits, batch["mask"], batch["sided"], batch["protocol"], self.model.labels
+            logits, batch["mask"], batch["sided"], batch["protocol"], self.description.labels
         )
         self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True)
         if self.allocation is not None and self.orthogonality_weight:
@@ -111,9 +127,8 @@ class Task(LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """Score a batch."""
-        dice, iou = union_scores(
-            self.model(batch["image"]).float(), batch["mask"], batch["protocol"], self.model.labels
-        )
+        logits = self.model(batch["image"]).float()
+        dice, iou = union_scores(logits, batch["mask"], batch["protocol"], self.description.labels)
         self._add("val_dice", dice)
         self._add("val_iou", iou)
         for group in self.group_names:
@@ -152,13 +167,16 @@ class Task(LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the description and the allocator's memory, as plain data."""
+        """Add the description, the time taken and the allocator's memory, as plain data."""
         checkpoint["hyper_parameters"] = self.description.to_dict()
+        checkpoint["seconds"] = self.seconds
         if self.allocation is not None:
             checkpoint["rank_allocation"] = self.allocation.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the allocator's memory."""
+        """Restore the time taken and the allocator's memory."""
+        # Checkpoints of older versions do not tell it.
+        self._seconds_before = float(checkpoint.get("seconds", 0.0))
         if self.allocation is not None:
             self.allocation.load_state_dict(checkpoint["rank_allocation"])
 

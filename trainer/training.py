@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
 
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.files import atomic_write
 from cxrseg.runtime.preprocess import Preprocessing
 from cxrseg.trainer.adapters import add_adapters, freeze_singular_values
-from cxrseg.trainer.checkpoint import MODEL, PREFIX, Description, build, load, save, start_from
+from cxrseg.trainer.checkpoint import (
+    MODEL,
+    PREFIX,
+    Describes,
+    Description,
+    build,
+    load,
+    save,
+    start_from,
+)
 from cxrseg.trainer.data import Sample, of_split, summarize
 from cxrseg.trainer.dataset import LungDataset
 from cxrseg.trainer.loaders import evenly, plain_loader, train_loader, val_samples
@@ -71,7 +82,7 @@ def run_stage(
         KeyboardInterrupt: Stopped by Ctrl-C; the state is saved.
         CxrsegError: The saved state cannot be read.
     """
-    recipe, started = run.recipe, time.monotonic()
+    recipe = run.recipe
     name = f"stage{number}"
     folder = run.output / name
     folder.mkdir(exist_ok=True)
@@ -134,13 +145,15 @@ def run_stage(
         # A worker process hands over its exception as text.
         name_of_file, _, cause = message.strip().partition(": ")
         raise CxrsegError(name_of_file, cause) from None
+    drawn = stage.images_per_epoch or len(of_split(samples, "train"))
     return StageReport(
         name=f"stage {number}",
         metrics=metrics,
         trainable=count_parameters(task.model, trainable=True),
         total=count_parameters(task.model),
         ranks=task.final_ranks(),
-        seconds=time.monotonic() - started,
+        images=trainer.global_step * min(stage.batch_size, drawn) * trainer.world_size,
+        seconds=task.seconds,
     )
 
 
@@ -152,12 +165,14 @@ def _validate(
     return {name: float(value) for name, value in results.items() if name.startswith("val_")}
 
 
-def finish_stage(run: Run, number: int, task: Task, report: StageReport) -> None:
-    """Write the checkpoint of a finished stage."""
-    description = replace(task.description, metrics=report.metrics, ranks=report.ranks)
-    path = run.output / f"stage{number}.ckpt"
+def finish_stage(
+    run: Run, number: int, model: nn.Module, description: Describes, report: StageReport
+) -> None:
+    """Write report (``stage1.json``) and checkpoint (``stage1.ckpt``) of a finished stage."""
     if _first_process():
-        save(task.model, description, path)
+        with atomic_write(run.output / f"stage{number}.json") as beside:
+            beside.write_text(json.dumps(asdict(report), indent=2), encoding="utf-8")
+        save(model, description, run.output / f"stage{number}.ckpt")
     _wait_for_all()
 
 
@@ -216,8 +231,41 @@ def first_stage(run: Run, samples: Sequence[Sample]) -> StageReport:
     model.gradient_checkpointing = recipe.gradient_checkpointing
     model.train()  # Lightning keeps the mode that it finds
     report = run_stage(run, 1, task, samples, recipe.stage1)
-    finish_stage(run, 1, task, report)
+    description = replace(description, metrics=report.metrics, ranks=report.ranks)
+    finish_stage(run, 1, model, description, report)
     return report
+
+
+def open_first_stage(
+    run: Run, samples: Sequence[Sample], start: Path
+) -> tuple[LungSAM, Description]:
+    """Load the network of a stage 1 and describe what stage 2 makes of it.
+
+    Args:
+        run: The run, of stage 2.
+        samples: All samples.
+        start: Checkpoint of a stage 1.
+
+    Raises:
+        CxrsegError: `start` is no checkpoint of a stage 1, or has other labels.
+    """
+    loaded = load(start)
+    if loaded.description.quantization is not None:
+        raise CxrsegError(start, "is quantized already", "start stage 2 from a stage 1 checkpoint")
+    if loaded.description.labels != run.recipe.channels:
+        raise CxrsegError(
+            start,
+            f"has the labels {', '.join(loaded.description.labels)}",
+            "stage 2 keeps labels: give the same --labels",
+        )
+    description = replace(
+        loaded.description,
+        stage=2,
+        quantization=run.recipe.quantization,
+        data=summarize(samples),
+        metrics={},
+    )
+    return loaded.model, description
 
 
 def second_stage(run: Run, samples: Sequence[Sample], start: Path) -> StageReport:
@@ -234,23 +282,7 @@ def second_stage(run: Run, samples: Sequence[Sample], start: Path) -> StageRepor
         CxrsegError: `start` is no checkpoint of this program.
     """
     recipe = run.recipe
-    loaded = load(start)
-    if loaded.description.quantization is not None:
-        raise CxrsegError(start, "is quantized already", "start stage 2 from a stage 1 checkpoint")
-    model = loaded.model
-    if loaded.description.labels != recipe.channels:
-        raise CxrsegError(
-            start,
-            f"has the labels {', '.join(loaded.description.labels)}",
-            "stage 2 keeps labels: give the same --labels",
-        )
-    description = replace(
-        loaded.description,
-        stage=2,
-        quantization=recipe.quantization,
-        data=summarize(samples),
-        metrics={},
-    )
+    model, description = open_first_stage(run, samples, start)
     last = run.output / "stage2" / LAST
     if last.is_file():
         description = Description.from_dict(read_torch_file(last)["hyper_parameters"])
@@ -273,7 +305,8 @@ def second_stage(run: Run, samples: Sequence[Sample], start: Path) -> StageRepor
     # No gradient checkpointing: recomputation would track activation ranges twice.
     task = Task(model, recipe.stage2, description, groups)
     report = run_stage(run, 2, task, samples, recipe.stage2)
-    finish_stage(run, 2, task, report)
+    description = replace(description, metrics=report.metrics, ranks=report.ranks)
+    finish_stage(run, 2, model, description, report)
     return report
 
 
@@ -298,12 +331,20 @@ def prepare_quantization(
     return replace(description, quantization=config, sensitivity=table)
 
 
-def train(run: Run, resume: bool) -> list[StageReport]:
+First = Callable[[Any, Sequence[Sample]], StageReport]
+Second = Callable[[Any, Sequence[Sample], Path], StageReport]
+
+
+def train(
+    run: Run, resume: bool, first: First = first_stage, second: Second = second_stage
+) -> list[StageReport]:
     """Run the stages that are still to do and write ``model.ckpt``.
 
     Args:
         run: What to do.
         resume: Go on with the run in its folder.
+        first: Stage 1: run and samples -> report; ends with `finish_stage`.
+        second: Stage 2: run, samples and checkpoint of a stage 1 -> report; ends likewise.
 
     Returns:
         A report for each stage that ran in this call.
@@ -323,13 +364,13 @@ def train(run: Run, resume: bool) -> list[StageReport]:
             check_pairs(samples)
             record_settings(run)
     reports = []
-    first, second = run.output / "stage1.ckpt", run.output / "stage2.ckpt"
-    if run.stages in ("1", "all") and not first.is_file():
-        reports.append(first_stage(run, samples))
-    if run.stages in ("2", "all") and not second.is_file():
-        start = run.checkpoint if run.stages == "2" and run.checkpoint else first
-        reports.append(second_stage(run, samples, start))
-    final = first if run.stages == "1" else second
+    one, two = run.output / "stage1.ckpt", run.output / "stage2.ckpt"
+    if run.stages in ("1", "all") and not one.is_file():
+        reports.append(first(run, samples))
+    if run.stages in ("2", "all") and not two.is_file():
+        start = run.checkpoint if run.stages == "2" and run.checkpoint else one
+        reports.append(second(run, samples, start))
+    final = one if run.stages == "1" else two
     if not _first_process():
         raise SystemExit(0)  # one process reports
     with atomic_write(run.output / MODEL) as beside:

@@ -26,12 +26,12 @@ def export(fine_run: Path, phantom_data: Path) -> Iterator[Export]:
     traced: dict[tuple[bool, int], bytes] = {}
     trace = compiling.trace
 
-    def trace_once(network: Shipped) -> ir.Model:
+    def trace_once(network: Shipped, size: int) -> ir.Model:
         integer = any(isinstance(m, QuantizedWeight) for m in network.modules())
         weights = hash(tuple(float(v.double().sum()) for v in network.state_dict().values()))
         key = (integer, weights)
         if key not in traced:
-            traced[key] = ir.to_proto(trace(network)).SerializeToString()
+            traced[key] = ir.to_proto(trace(network, size)).SerializeToString()
         model = ir.from_proto(onnx.load_from_string(traced[key]))
         assert isinstance(model, ir.Model)
         return model
