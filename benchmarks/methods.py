@@ -2,61 +2,60 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxrseg.benchmarks.options import require_bench
-from cxrseg.runtime.console import echo, fail, require_extra
+from cxrseg.benchmarks.options import limit_option, require_bench, threads_option
+from cxrseg.runtime.console import echo, require_extra
 from cxrseg.runtime.errors import CxrsegError
+from cxrseg.runtime.labels import PROTOCOLS
 
-_PATH = click.Path(path_type=Path)
+if TYPE_CHECKING:
+    from cxrseg.benchmarks.row_scores import Test
+    from cxrseg.trainer.recipe import Recipe
 
 TRAIN = ("lightning", "monai", "yaml", "tqdm")
 """Modules that the extra ``train`` brings."""
 
-NAMES = (
-    "full",
-    "decoder",
-    "lora",
-    "adalora",
-    "adalora-ptq",
-    "adalora-qat",
-    "unet-size",
-    "unet-latency",
-)
+UNETS = ("unet-size", "unet-latency")
+NAMES = ("full", "decoder", "lora", "adalora", "adalora-ptq", "adalora-qat", *UNETS)
 """Rows of the table, in their order."""
 
+RESULT = "methods.json"
+LEVELS = 5
 
-def _pairs(
-    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
-) -> dict[str, str]:
-    found = {}
-    for value in values:
-        name, sign, text = value.partition("=")
-        if not sign or not text or name not in NAMES:
-            raise click.BadParameter(f"{value!r} is not ROW={_parameter.metavar}")
-        found[name] = text
-    return found
+_PATH = click.Path(path_type=Path)
 
 
-def _names(
-    _context: click.Context, _parameter: click.Parameter, value: str | None
-) -> tuple[str, ...]:
-    wanted = NAMES if value is None else tuple(value.replace(" ", "").split(","))
-    for name in wanted:
+def _check_rows(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    for name in _words(value):
         if name not in NAMES:
             raise click.BadParameter(f"{name!r} is not one of {', '.join(NAMES)}")
-    return tuple(name for name in NAMES if name in wanted)
+    return value
 
 
-def _seeds(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[int, ...]:
-    words = value.replace(" ", "").split(",")
+def _check_seeds(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    words = _words(value)
     if not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
         raise click.BadParameter(f"{value!r} is not a list of different numbers like 0,1,2")
-    return tuple(int(word) for word in words)
+    return value
+
+
+def _check_features(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[tuple[str, str], ...]
+) -> tuple[tuple[str, str], ...]:
+    for _, text in values:
+        words = _words(text)
+        if len(words) != LEVELS or not all(w.isdecimal() and int(w) > 0 for w in words):
+            raise click.BadParameter(f"{text!r} is not {LEVELS} numbers like 24,48,96,192,384")
+    return values
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(" ", "").split(",")
 
 
 @click.command("methods", no_args_is_help=True)
@@ -68,15 +67,21 @@ def _seeds(_context: click.Context, _parameter: click.Parameter, value: str) -> 
     required=True,
     metavar="FOLDER",
     type=_PATH,
-    help="Where each row keeps its run, and where the table goes.",
+    help="Where each row keeps its run, and where methods.json, .md and the figure go.",
 )
-@click.option("--rows", metavar="NAMES", callback=_names, help="Rows to do, comma separated.")
+@click.option(
+    "--rows",
+    default=",".join(NAMES),
+    metavar="NAMES",
+    callback=_check_rows,
+    help="Rows to do, comma separated.  [default: all]",
+)
 @click.option(
     "--seeds",
     default="0",
     show_default=True,
     metavar="N,...",
-    callback=_seeds,
+    callback=_check_seeds,
     help="Train every row once for each of these seeds.",
 )
 @click.option(
@@ -84,106 +89,270 @@ def _seeds(_context: click.Context, _parameter: click.Parameter, value: str) -> 
     "base",
     metavar="FILE",
     type=_PATH,
-    help="What the rows of the SAM start from: a model.ckpt of cxrseg-train or an official "
+    help="What the rows of the SAM start from: a model.ckpt of cxrseg-train, or an official "
     "sam_vit_*.pth.",
+)
+@click.option(
+    "--base-images",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Images that --checkpoint was trained on, for the table; its file does not tell.",
 )
 @click.option(
     "--recipe",
     metavar="FILE",
     type=_PATH,
-    help="YAML recipe of cxrseg-train: size of the SAM and the images, labels, and the budget, "
-    "epochs and images_per_epoch of stage1 and stage2.",
+    help="YAML recipe of cxrseg-train, or the name of a shipped one: model, image_size, labels, "
+    "precision, and the budget: epochs and images_per_epoch of stage1 and stage2.",
 )
 @click.option(
     "--row-recipe",
     "row_recipes",
     multiple=True,
-    metavar="ROW=FILE",
-    callback=_pairs,
-    help="Another recipe for one row, e.g. with the learning rate that suits it; repeatable.",
+    nargs=2,
+    metavar="ROW FILE",
+    type=(click.Choice(NAMES), _PATH),
+    help="Another recipe for one row, with the learning rate that suits it; repeatable.",
 )
 @click.option(
     "--start",
     "starts",
     multiple=True,
-    metavar="ROW=FILE",
-    callback=_pairs,
-    help="Start a U-Net's row from the model.ckpt of an earlier one; without, from scratch.",
+    nargs=2,
+    metavar="ROW FILE",
+    type=(click.Choice(UNETS), _PATH),
+    help="Start a U-Net from the model.ckpt of an earlier run of its row; repeatable.  "
+    "[default: random weights]",
 )
 @click.option(
     "--features",
     multiple=True,
-    metavar="ROW=N,N,N,N,N",
-    callback=_pairs,
-    help="Channels of a U-Net's five levels.  [default: unet-size=40,80,160,320,640, "
-    "unet-latency=24,48,96,192,384]",
+    nargs=2,
+    metavar="ROW N,N,N,N,N",
+    type=(click.Choice(UNETS), str),
+    callback=_check_features,
+    help="Channels of a U-Net's five levels, the finest first; repeatable.  [default: "
+    "unet-size 40,80,160,320,640 and unet-latency 24,48,96,192,384]",
+)
+@click.option("--train-only", is_flag=True, help="Stop before anything is measured.")
+@click.option(
+    "--test",
+    "measured",
+    multiple=True,
+    metavar="DATA",
+    type=_PATH,
+    help="Measure on the test images of this folder or CSV in place of DATA's; repeatable.",
 )
 @click.option(
-    "--train-only",
+    "--external",
     is_flag=True,
-    help="Stop before the table; the same command without it makes the table.",
+    help="Also measure on rows of the split external. It must decide nothing: look at it once.",
+)
+@click.option(
+    "--no-box", is_flag=True, help="Leave out the SAM's figures with a box as its prompt."
+)
+@limit_option
+@threads_option
+@click.option(
+    "--runs",
+    metavar="N",
+    type=click.IntRange(1, 100_000),
+    default=50,
+    show_default=True,
+    help="Inferences of each file that count for its latency.",
+)
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Seed of the bootstrap, the boxes and the latencies' order.",
 )
 @click.pass_context
 def command(
     context: click.Context,
     data: tuple[Path, ...],
     folder: Path,
-    rows: tuple[str, ...],
-    seeds: tuple[int, ...],
+    rows: str,
+    seeds: str,
     base: Path | None,
+    base_images: int | None,
     recipe: Path | None,
-    row_recipes: dict[str, str],
-    starts: dict[str, str],
-    features: dict[str, str],
+    row_recipes: tuple[tuple[str, Path], ...],
+    starts: tuple[tuple[str, Path], ...],
+    features: tuple[tuple[str, str], ...],
     train_only: bool,
+    measured: tuple[Path, ...],
+    external: bool,
+    no_box: bool,
+    limit: int | None,
+    threads: int | None,
+    runs: int,
+    seed: int,
 ) -> int:
     """Train in several ways on the same images, and compare accuracy, size and latency.
 
-    DATA is as cxrseg-train takes it.
+    DATA is as cxrseg-train takes it: folders and CSV files. Every row is trained on its training
+    images for as long as --recipe says, exported, and measured on its test images.
+
+    \b
+    Rows
+      full          SAM, every weight, FP32
+      decoder       SAM, mask decoder and prompt encoder alone, FP32
+      lora          SAM, low-rank adapters of one fixed rank, and decoder, FP32
+      adalora       SAM, the same with one budget of ranks that is spent where it matters, FP32
+      adalora-ptq   adalora, calibrated to INT8 without training
+      adalora-qat   adalora, trained on for INT8: the recipe's stage2
+      unet-size     MONAI's U-Net of about the size of vit_t, FP32 and INT8
+      unet-latency  MONAI's U-Net of about the latency of vit_t in INT8, FP32 and INT8
+
+    Rows of the SAM start from --checkpoint, U-Nets from random weights or --start; the table tells
+    who started where and saw how many images. Methods want different learning rates: give a row its
+    own with --row-recipe, and keep the budget. Choose a U-Net's size with --features until the
+    latencies in the table are as wanted.
+
+    Each row is a run in FOLDER/seed0/ROW. The same command goes on after Ctrl-C or a crash: what is
+    trained, exported and scored is kept. A row that fails is reported, and the others go on.
+
+    \b
+    Examples
+      cxrseg-bench methods xrays/ -o runs/methods --checkpoint base.ckpt --recipe vit_t-shipped
+      cxrseg-bench methods pairs.csv -o runs/unet --rows unet-size --recipe long.yaml --train-only
+      cxrseg-bench methods pairs.csv -o runs/methods --checkpoint base.ckpt --recipe short.yaml \\
+          --start unet-size runs/unet/seed0/unet-size/model.ckpt --seeds 0,1 --external
     """
     require_bench("methods")
     require_extra("cxrseg-bench methods", "train", TRAIN)
     echo("cxrseg-bench methods: loading ...", err=True)
-    from cxrseg.benchmarks.rows import ROWS, Plan, check_rows, row_recipe, train_row
-
-    wanted = [ROWS[name] for name in NAMES if name in _with_earlier(rows)]
-    own = {name: Path(path) for name, path in row_recipes.items()}
-    recipes = {row.name: row_recipe(row, own.get(row.name, recipe)) for row in wanted}
-    plan = Plan(
-        data,
-        folder,
-        recipes,
-        base,
-        {name: Path(path) for name, path in starts.items()},
-        {name: _features(name, text) for name, text in features.items()},
+    # All of it before hours of training, in which an update could change a file.
+    from cxrseg.benchmarks.methods_report import (
+        DEFINITIONS,
+        FIGURE,
+        draw_methods,
+        label,
+        markdown,
+        parts,
     )
-    check_rows(plan, wanted, seeds)
-    failures: dict[tuple[str, int], str] = {}
-    for seed in seeds:
-        for row in wanted:
-            echo(f"{row.name}, seed {seed}: training in {plan.folder_of(row, seed)}", err=True)
-            try:
-                if row.after is not None and (row.after, seed) in failures:
-                    raise CxrsegError(row.name, f"needs {row.after}, which failed")
-                train_row(plan, row, seed)
-            except CxrsegError as error:
-                failures[row.name, seed] = str(error)
-                fail(error)
-            # Whatever goes wrong in one training, the others are worth having.
-            except Exception as error:
-                failures[row.name, seed] = f"{type(error).__name__}: {error}"
-                fail(CxrsegError(row.name, f"training failed ({type(error).__name__}: {error})"))
+    from cxrseg.benchmarks.record import (
+        check_output,
+        command_line,
+        environment,
+        now,
+        write_record,
+        written,
+    )
+    from cxrseg.benchmarks.row_lines import (
+        WARMUP,
+        Failures,
+        Scoring,
+        measure_rows,
+        reference_of,
+        train_rows,
+    )
+    from cxrseg.benchmarks.row_scores import tests_of
+    from cxrseg.benchmarks.rows import ROWS, Plan, check_rows, row_recipe
+    from cxrseg.runtime.session import default_threads
+
+    asked = [ROWS[name] for name in NAMES if name in _words(rows)]
+    earlier = [ROWS[row.after] for row in asked if row.after is not None]
+    trained = [row for row in ROWS.values() if row in asked or row in earlier]
+    numbers = [int(word) for word in _words(seeds)]
+    own = dict(row_recipes)
+    plan = Plan(
+        data=data,
+        folder=folder,
+        recipes={row.name: row_recipe(row, own.get(row.name, recipe)) for row in trained},
+        base=base,
+        base_images=base_images,
+        starts=dict(starts),
+        features={name: tuple(map(int, _words(text))) for name, text in features},
+    )
+    common = _common(plan.recipes)
+    tests: list[Test] = []
+    if not train_only:
+        protocols = [p for p in PROTOCOLS if p in common.labels]
+        tests = tests_of(measured or data, common.data, protocols, external, limit)
+    check_rows(plan, trained, numbers)
+    _make(folder)
+    check_output(folder / RESULT, [FIGURE])
+
+    date = now()
+    failures: Failures = {}
+    try:
+        train_rows(plan, trained, numbers, failures)
+        if train_only:
+            return 1 if failures else 0
+        scoring = Scoring(tests, not no_box, threads or default_threads(), runs, seed)
+        lines = measure_rows(plan, asked, numbers, scoring, failures)
+    except KeyboardInterrupt:
+        echo("interrupted: the same command goes on from here", err=True)
+        raise
+    failed = [{"row": r, "seed": s, "cause": cause} for (r, s), cause in failures.items()]
+    title = f"{len(asked)} ways to train, on {', '.join(path.name for path in measured or data)}"
+    names = [test.name for test in tests]
+    body = parts(lines, failed, names)
+    for text in "\n\n".join([title, *body]).split("\n"):
+        echo(text)
+    record: dict[str, Any] = {
+        "command": command_line(context),
+        "date": date,
+        **environment("torch", "monai", "peft", "lightning"),
+        "settings": {
+            "rows": [row.name for row in asked],
+            "seeds": numbers,
+            "threads": scoring.threads,
+            "runs": runs,
+            "warmup": WARMUP,
+            "limit": limit,
+            "box": not no_box,
+            "features": {
+                row.name: list(plan.features.get(row.name, row.features))
+                for row in asked
+                if row.method is None
+            },
+        },
+        "seed": seed,
+        "data": [path.name for path in data],
+        "tests": [
+            {
+                "name": test.name,
+                "split": test.split,
+                "protocol": test.protocol,
+                "sha256": test.digest,
+                "images": [case.name for case in test.cases],
+            }
+            for test in tests
+        ],
+        "recipes": {name: each.model_dump(mode="json") for name, each in plan.recipes.items()},
+        "definitions": DEFINITIONS.format(reference=label(reference_of(lines)) if lines else "-"),
+        "failures": failed,
+        "rows": lines,
+    }
+    figures = {FIGURE: draw_methods(lines, names[0])} if lines else {}
+    write_record(folder / RESULT, "methods", record, markdown(title, record, body), figures)
+    echo(written(folder / RESULT, figures))
     return 1 if failures else 0
 
 
-def _features(name: str, text: str) -> tuple[int, ...]:
-    words = text.split(",")
-    if not name.startswith("unet") or len(words) != 5 or not all(w.isdecimal() for w in words):
-        raise click.UsageError(f"--features {name}={text}: five numbers, for a row of a U-Net")
-    return tuple(int(word) for word in words)
+def _common(recipes: Mapping[str, Recipe]) -> Recipe:
+    """Return one of the recipes, all of which must agree on what a model is for.
+
+    Raises:
+        CxrsegError: They do not.
+    """
+    first, *others = recipes.items()
+    for name, recipe in others:
+        for key in ("image_size", "labels"):
+            here, there = getattr(recipe, key), getattr(first[1], key)
+            if here != there:
+                cause = f"its recipe has another {key} than that of {first[0]} ({here}, {there})"
+                raise CxrsegError(name, cause, "rows are compared on the same task")
+    return first[1]
 
 
-def _with_earlier(rows: Sequence[str]) -> set[str]:
-    from cxrseg.benchmarks.rows import ROWS
-
-    return {*rows, *(after for name in rows if (after := ROWS[name].after) is not None)}
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        cause = f"cannot be made ({error.strerror or error})"
+        raise CxrsegError(folder, cause, "choose another -o") from None

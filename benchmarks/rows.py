@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cxrseg.benchmarks.unet import LEVELS, UNetRun, train_unet
+import onnx
+
+from cxrseg.benchmarks.unet import (
+    UNetRun,
+    load_unet,
+    starting_network,
+    train_unet,
+    write_fp32,
+    write_int8,
+)
+from cxrseg.export.compiling import compile_model
+from cxrseg.export.writing import digest, save, staged
+from cxrseg.runtime.card import METADATA_KEY, ModelCard
 from cxrseg.runtime.errors import CxrsegError
-from cxrseg.trainer.data import Sample
+from cxrseg.trainer.checkpoint import load
+from cxrseg.trainer.data import Sample, of_split
+from cxrseg.trainer.loaders import evenly
+from cxrseg.trainer.lungsam import count_parameters
 from cxrseg.trainer.recipe import Recipe, read_recipe
 from cxrseg.trainer.report import StageReport
-from cxrseg.trainer.run import MODEL, SETTINGS, Run, check_folder, check_request
+from cxrseg.trainer.run import MODEL, Run, check_folder, check_request, read_data
 from cxrseg.trainer.training import (
-    first_stage,
     finish_stage,
+    first_stage,
     open_first_stage,
     prepare_quantization,
     second_stage,
@@ -71,6 +86,7 @@ class Plan:
         folder: Where the rows' folders are.
         recipes: Name of the row -> its recipe.
         base: Checkpoint that the SAM's rows start from.
+        base_images: Images that it had seen; None = unknown.
         starts: Name of a U-Net's row -> checkpoint that it starts from.
         features: Name of a U-Net's row -> its features.
     """
@@ -79,6 +95,7 @@ class Plan:
     folder: Path
     recipes: Mapping[str, Recipe]
     base: Path | None
+    base_images: int | None
     starts: Mapping[str, Path]
     features: Mapping[str, tuple[int, ...]]
 
@@ -133,7 +150,9 @@ def check_rows(plan: Plan, rows: Sequence[Row], seeds: Sequence[int]) -> None:
                 raise CxrsegError(row.name, cause, "give it with --checkpoint")
             if row.after is None:
                 check_request(run)
-            check_folder(run, resume=(run.output / SETTINGS).is_file())
+            if isinstance(run, UNetRun):
+                starting_network(run)
+            check_folder(run, resume=_is_started(run))
 
 
 def train_row(plan: Plan, row: Row, seed: int) -> None:
@@ -146,10 +165,14 @@ def train_row(plan: Plan, row: Row, seed: int) -> None:
     run = plan.run_of(row, seed)
     if (run.output / MODEL).is_file():
         return
-    resume = (run.output / SETTINGS).is_file()
     first = train_unet if row.method is None else first_stage
     second = calibrate_alone if row.name == "adalora-ptq" else second_stage
-    train(run, resume, first, second)
+    train(run, _is_started(run), first, second)
+
+
+def _is_started(run: Run) -> bool:
+    # Its settings alone do not count: a run can be refused after they were written.
+    return any((run.output / name).exists() for name in ("stage1", "stage2", MODEL))
 
 
 def calibrate_alone(run: Run, samples: Sequence[Sample], start: Path) -> StageReport:
@@ -165,17 +188,80 @@ def calibrate_alone(run: Run, samples: Sequence[Sample], start: Path) -> StageRe
     """
     model, description = open_first_stage(run, samples, start)
     description = prepare_quantization(model, run.recipe, samples, description)
-    total = sum(parameter.numel() for parameter in model.parameters())
+    total = count_parameters(model)
     report = StageReport("calibration", {}, 0, total, description.ranks, 0, 0.0)
     finish_stage(run, 2, model, description, report)
     return report
 
 
-def stage_reports(folder: Path) -> dict[str, Any]:
-    """Return the reports of a run's finished stages, number -> plain data."""
-    found = {}
-    for number in ("1", "2"):
-        path = folder / f"stage{number}.json"
-        if path.is_file():
-            found[number] = json.loads(path.read_text(encoding="utf-8"))
+def export_row(plan: Plan, row: Row, seed: int) -> dict[Precision, Path]:
+    """Write the model files of a trained row into its folder, those that are not there yet.
+
+    Returns:
+        Precision -> file.
+
+    Raises:
+        CxrsegError: The checkpoint cannot be read, or a file cannot be written.
+    """
+    folder = plan.folder_of(row, seed)
+    checkpoint = folder / MODEL
+    files = {name: folder / f"{row.name}-{name}.onnx" for name in row.precisions}
+    sha256 = digest([checkpoint])
+    missing = [name for name, path in files.items() if _comes_from(path) != sha256]
+    if missing and row.method is None:
+        model, description = load_unet(checkpoint)
+        write_fp32(model, description, sha256, files["fp32"])
+        run = plan.run_of(row, seed)
+        samples = of_split(read_data(run), "train")
+        items = evenly(samples, description.preprocessing, run.recipe.calibration_images)
+        write_int8(files["fp32"], [item["image"][0].numpy() for item in items], files["int8"])
+    elif missing:
+        loaded = load(checkpoint)
+        for name in missing:
+            with staged(files[name]) as beside:
+                save(compile_model(loaded, name).graph, beside)
+    return files
+
+
+def _comes_from(path: Path) -> str | None:
+    """Return the hash of the checkpoint that a model file was exported from; None without one."""
+    if not path.is_file():
+        return None
+    properties = {each.key: each.value for each in onnx.load(path).metadata_props}
+    return ModelCard.from_json(properties[METADATA_KEY]).checkpoint_sha256
+
+
+def budget_of(plan: Plan, row: Row, seed: int) -> dict[str, Any]:
+    """Return what a trained row started from and what it took, as plain data.
+
+    Returns:
+        ``start``: name of a checkpoint or of a row, or None for random weights; ``images_before``:
+        images that the start had seen, None where unknown; ``images`` of each
+        stage; ``seconds`` of all; ``trainable``: parameters trained in stage 1.
+    """
+    run = plan.run_of(row, seed)
+    folders = [run.output] if row.after is None else [plan.folder_of(ROWS[row.after], seed)]
+    reports = [_report(folder, 1) for folder in folders]
+    if row.after is not None:
+        reports.append(_report(run.output, 2))
+    start = plan.base if row.method is not None else run.checkpoint
+    before = plan.base_images
+    if row.method is None:
+        before = 0 if start is None else load_unet(start)[1].images
+    return {
+        "start": None if start is None else start.name,
+        "images_before": before,
+        "images": [report["images"] for report in reports],
+        "seconds": round(sum(report["seconds"] for report in reports), 1),
+        "trainable": reports[0]["trainable"],
+    }
+
+
+def _report(folder: Path, stage: int) -> dict[str, Any]:
+    path = folder / f"stage{stage}.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        cause = f"the report of a finished stage cannot be read ({error})"
+        raise CxrsegError(path, cause, "remove the row's folder to train it anew") from None
     return found

@@ -22,7 +22,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NANO_SIZE = 96
 
-PACKAGES = {"train": "trainer", "export": "export", "run": "runtime"}
+PACKAGES = {"train": "trainer", "export": "export", "run": "runtime", "bench": "benchmarks"}
 """Command -> the package that it belongs to."""
 
 STILL = """

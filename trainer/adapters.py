@@ -31,7 +31,8 @@ class AdapterConfig(BaseModel):
 
     Attributes:
         init_rank: Rank of every adapter at the start.
-        target_rank: Average rank that the budget leaves at the end.
+        target_rank: Average rank that the budget leaves at the end; equal to `init_rank`, ranks are
+            fixed, as LoRA's are.
         alpha: Scaling; the update is P Lambda Q * alpha / init_rank.
         orthogonality: Weight of the penalty ||P^T P - I|| + ||Q Q^T - I||, averaged over adapters.
         warmup: Share of the steps before ranks are pruned.
@@ -51,11 +52,16 @@ class AdapterConfig(BaseModel):
 
     @model_validator(mode="after")
     def _possible(self) -> AdapterConfig:
-        if self.target_rank >= self.init_rank:
-            raise ValueError("target_rank must be below init_rank: the budget is pruned to it")
+        if self.target_rank > self.init_rank:
+            raise ValueError("target_rank must not exceed init_rank: the budget is pruned to it")
         if self.warmup + self.final >= 1:
             raise ValueError("warmup and final must leave steps for pruning between them")
         return self
+
+    @property
+    def fixed(self) -> bool:
+        """Whether there is nothing to prune."""
+        return self.target_rank == self.init_rank
 
 
 class RankAllocation:
@@ -79,6 +85,8 @@ class RankAllocation:
         Returns:
             Whether the budget was allocated anew.
         """
+        if self.config.fixed:
+            return False
         allocator = self._tuner.rankallocator
         for name, parameter in self._tuner.model.named_parameters():
             # A resumed memory lies on the CPU.
@@ -98,7 +106,7 @@ class RankAllocation:
     def is_final(self, step: int) -> bool:
         """Tell whether the ranks no longer change after `step` optimizer steps."""
         config = self._tuner.peft_config["default"]
-        return bool(step >= config.total_step - config.tfinal)
+        return self.config.fixed or bool(step >= config.total_step - config.tfinal)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the allocator's memory as plain data, for resuming."""

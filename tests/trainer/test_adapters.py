@@ -201,3 +201,22 @@ def test_orthogonality_is_zero_for_orthonormal_factors(nano: Make) -> None:
 def test_nonsense_is_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError):
         AdapterConfig.model_validate(bad)
+
+
+def test_ranks_that_begin_at_their_target_are_fixed(nano: Make, images: Tensor) -> None:
+    model = nano()
+    config = AdapterConfig(init_rank=3, target_rank=3, interval=1)
+    allocation = add_adapters(model, config, 20)
+    assert config.fixed and allocation.is_final(0)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for step in range(1, 21):
+        optimizer.zero_grad()
+        model(images).square().mean().backward()
+        optimizer.step()
+        assert not allocation.step(step)
+    assert set(allocation.ranks().values()) == {3}
+
+
+def test_a_target_above_the_start_is_refused() -> None:
+    with pytest.raises(ValueError, match="target_rank"):
+        AdapterConfig(init_rank=3, target_rank=4)

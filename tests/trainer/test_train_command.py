@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import signal
 import subprocess
 import time
@@ -206,6 +207,16 @@ class TestFinishedRun:
             "xrays/fields/val": 8,
         }
         assert set(description.metrics) == {"val_dice", "val_iou", "val_dice/xrays"}
+
+    def test_stages_report_what_they_took(self, base_run: Path, fine_run: Path) -> None:
+        report = json.loads((base_run / "stage1.json").read_text())
+        assert report["images"] == 3 * 480 and report["seconds"] > 0
+        assert report["metrics"] == load(base_run / "model.ckpt").description.metrics
+        first, second = (
+            json.loads((fine_run / f"stage{number}.json").read_text()) for number in (1, 2)
+        )
+        assert first["trainable"] > second["trainable"] > 0
+        assert first["images"] == second["images"] == 2 * 160
 
     def test_it_has_learned(self, base_run: Path) -> None:
         assert load(base_run / "model.ckpt").description.metrics["val_dice"] > 0.85
