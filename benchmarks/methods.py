@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cxrseg.benchmarks.options import limit_option, require_bench, threads_option
+from cxrseg.benchmarks.row import LEVELS, ROWS
 from cxrseg.runtime.console import echo, require_extra
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.labels import PROTOCOLS
@@ -20,12 +21,10 @@ if TYPE_CHECKING:
 TRAIN = ("lightning", "monai", "yaml", "tqdm")
 """Modules that the extra ``train`` brings."""
 
-UNETS = ("unet-size", "unet-latency")
-NAMES = ("full", "decoder", "lora", "adalora", "adalora-ptq", "adalora-qat", *UNETS)
-"""Rows of the table, in their order."""
+NAMES = tuple(ROWS)
+UNETS = tuple(row.name for row in ROWS.values() if row.method is None)
 
 RESULT = "methods.json"
-LEVELS = 5
 
 _PATH = click.Path(path_type=Path)
 
@@ -132,7 +131,8 @@ def _words(text: str) -> list[str]:
     type=(click.Choice(UNETS), str),
     callback=_check_features,
     help="Channels of a U-Net's five levels, the finest first; repeatable.  [default: "
-    "unet-size 40,80,160,320,640 and unet-latency 24,48,96,192,384]",
+    + " and ".join(f"{name} {','.join(map(str, ROWS[name].features))}" for name in UNETS)
+    + "]",
 )
 @click.option("--train-only", is_flag=True, help="Stop before anything is measured.")
 @click.option(
@@ -250,7 +250,7 @@ def command(
         train_rows,
     )
     from cxrseg.benchmarks.row_scores import tests_of
-    from cxrseg.benchmarks.rows import ROWS, Plan, check_rows, row_recipe
+    from cxrseg.benchmarks.rows import Plan, check_rows, row_recipe
     from cxrseg.runtime.session import default_threads
 
     asked = [ROWS[name] for name in NAMES if name in _words(rows)]

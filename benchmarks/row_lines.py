@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from cxrseg.benchmarks.latency import bar, interleaved, open_subjects, random_input
+from cxrseg.benchmarks.row import Precision, Row
 from cxrseg.benchmarks.row_scores import BY, Test, kept, over_seeds, prompted_scores
-from cxrseg.benchmarks.rows import Plan, Precision, Row, budget_of, export_row, train_row
+from cxrseg.benchmarks.rows import Plan, budget_of, export_row, train_row
 from cxrseg.benchmarks.scoring import Score, score
 from cxrseg.benchmarks.summary import DIGITS, MEASURES, summaries
 from cxrseg.export.writing import digest

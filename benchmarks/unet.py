@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cxrseg.benchmarks.row import LEVELS
 from cxrseg.export.compiling import finish, trace
 from cxrseg.export.writing import save, staged
 from cxrseg.runtime.card import METADATA_KEY, ModelCard
@@ -40,9 +41,6 @@ NAME = "monai-unet"
 
 GRID = 4
 """Pixels per logit, along each side: that of every model file of cxrseg."""
-
-LEVELS = 5
-"""Levels of a U-Net: each but the first halves the side of an image, a multiple of 16."""
 
 UNITS = 2
 """Convolutions of a residual unit, as in MONAI's tutorials."""

@@ -69,8 +69,8 @@ class Task(LightningModule):
     ranks are final.
 
     Args:
-        model: The network, images float32 [B, 1, S, S] -> logits [B, C, S / 4, S / 4]; what is to be
-            trained requires a gradient.
+        model: The network, float32 images [B, 1, S, S] -> logits [B, C, S / 4, S / 4]; what is to
+            be trained requires a gradient.
         stage: Settings of the stage.
         description: What checkpoints say of the network.
         groups: Source of each validation image.
