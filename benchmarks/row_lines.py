@@ -10,7 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from cxrseg.benchmarks.latency import bar, interleaved, open_subjects, random_input
+from cxrseg.benchmarks.latency import (
+    bar,
+    distribution,
+    interleaved,
+    open_subjects,
+    random_input,
+)
 from cxrseg.benchmarks.row import Precision, Row
 from cxrseg.benchmarks.row_scores import BY, Test, kept, over_seeds, prompted_scores
 from cxrseg.benchmarks.rows import Plan, budget_of, export_row, train_row
@@ -20,8 +26,7 @@ from cxrseg.export.writing import digest
 from cxrseg.runtime.console import echo, fail, watched
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.segmenter import Segmenter
-from cxrseg.trainer.checkpoint import load
-from cxrseg.trainer.run import MODEL
+from cxrseg.trainer.checkpoint import MODEL, load
 
 REFERENCE = ("adalora-qat", "int8")
 """Row and precision that latencies are divided by, where it is among the rows."""
@@ -229,8 +234,7 @@ def _time(paths: Sequence[Path], lines: Sequence[dict[str, Any]], scoring: Scori
     with bar(len(subjects) * (WARMUP + scoring.runs)) as step:
         rounds = interleaved(calls, scoring.runs, WARMUP, scoring.seed, step)
     for line, samples in zip(lines, rounds.samples, strict=True):
-        median, p5, p95 = (round(float(v), 3) for v in np.percentile(samples, (50, 5, 95)))
-        line["latency_ms"] = {"median": median, "p5": p5, "p95": p95}
+        line["latency_ms"] = distribution(samples)
     reference = reference_of(lines)["latency_ms"]["median"]
     for line in lines:
         line["relative_latency"] = round(line["latency_ms"]["median"] / reference, DIGITS)

@@ -23,13 +23,13 @@ from cxrseg.export.compiling import compile_model
 from cxrseg.export.writing import digest, save, staged
 from cxrseg.runtime.card import METADATA_KEY, ModelCard
 from cxrseg.runtime.errors import CxrsegError
-from cxrseg.trainer.checkpoint import load
+from cxrseg.trainer.checkpoint import MODEL, load
 from cxrseg.trainer.data import Sample, of_split
 from cxrseg.trainer.loaders import evenly
 from cxrseg.trainer.lungsam import count_parameters
 from cxrseg.trainer.recipe import Recipe, read_recipe
 from cxrseg.trainer.report import StageReport
-from cxrseg.trainer.run import MODEL, Run, check_folder, check_request, read_data
+from cxrseg.trainer.run import Run, check_folder, check_request, read_data
 from cxrseg.trainer.training import (
     finish_stage,
     first_stage,
