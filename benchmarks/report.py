@@ -23,7 +23,7 @@ TEMPLATE = "report.jinja"
 TITLE = "Adaptive low-rank, quantization-aware lung segmentation"
 """Heading of a page that is given none."""
 
-MAX_SVG = 2_000_000
+MAX_SVG = 200_000
 """Above so many bytes a figure is shown as PNG."""
 
 LONG = 24

@@ -74,12 +74,19 @@ class Architecture:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "vit_n": Architecture("vit_n", 32, 2, 2, decoder_dim=32, decoder_mlp=64),
-    "vit_t": Architecture("vit_t", 192, 12, 3),
+    "vit_t": Architecture(
+        "vit_t", 320, 6, 5, decoder_mlp=512, relative_positions=False, activation="relu"
+    ),
     "vit_b": Architecture("vit_b", 768, 12, 12, 14, (2, 5, 8, 11)),
     "vit_l": Architecture("vit_l", 1024, 24, 16, 14, (5, 11, 17, 23)),
     "vit_h": Architecture("vit_h", 1280, 32, 16, 14, (7, 15, 23, 31)),
 }
-"""``vit_b``, ``vit_l``, ``vit_h`` are Meta's; ``vit_t`` is the edge size, ``vit_n`` for trials."""
+"""``vit_b``, ``vit_l``, ``vit_h`` are Meta's; ``vit_t`` is the edge size, ``vit_n`` for trials.
+
+``vit_t`` is wide and shallow because INT8 speeds up products alone: they grow with depth times
+width squared, what lies between them with depth times width. With 12 blocks of 192, relative
+positions and GELU, of as many parameters, INT8 gains 1.6 times over FP32 instead of 2.1.
+"""
 
 
 def segment_anything() -> Any:
