@@ -33,6 +33,11 @@ ENOUGH_TRAINED_WORST = 0.98
 """The same for the worst image."""
 
 
+ENOUGH_DRAWN = 0.95
+"""Least share on average of a float network with its INT8 file on drawn images, which are like none
+that it was trained on, so that rounding moves more."""
+
+
 @dataclass(frozen=True)
 class Agreement:
     """Share of pixels with the same label, over images.

@@ -43,6 +43,7 @@ def recover(
     output: Path,
     radiographs: Sequence[NDArray[np.float32]],
     say: Callable[[str], None] = lambda _: None,
+    enough: float = ENOUGH_TRAINED,
 ) -> Agreement:
     """Write a float checkpoint of stage 1 that gives the masks of an INT8 model file.
 
@@ -51,6 +52,7 @@ def recover(
         output: The checkpoint to write.
         radiographs: float32 [H, W] images to compare masks on.
         say: Called with a line for each step.
+        enough: Least share of pixels, on average, on which the masks must agree.
 
     Returns:
         Agreement of masks, network : file.
@@ -64,7 +66,7 @@ def recover(
     say("comparing masks")
     runners = torch_runner(network), onnx_runner(model, True)
     found = compare(*runners, radiographs, card.preprocessing, card.labels)
-    if found.mean < ENOUGH_TRAINED or 2 * found.with_lungs < found.images:
+    if found.mean < enough or 2 * found.with_lungs < found.images:
         raise CxrsegError(
             model,
             f"its masks cannot be reproduced (they agree on {found.mean:.4f} of the pixels; "

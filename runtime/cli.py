@@ -259,6 +259,8 @@ def command(
             raise click.UsageError("--csv is written at the end: take --jsonl with --watch")
         check_watch(inputs)
     # Imported here, so that --help and --version answer at once.
+    import onnxruntime  # noqa: F401
+
     from cxrseg.runtime import batch
     from cxrseg.runtime.models import default_model
     from cxrseg.runtime.session import Loading, default_threads
@@ -269,9 +271,7 @@ def command(
     workers = jobs or batch.default_workers(images, threads)
     loading = Loading(model or default_model(), device, batch.threads_each(threads, workers))
 
-    # The model's file is read while ONNX Runtime is imported, and loaded during what is next.
-    import onnxruntime  # noqa: F401
-
+    # All that is next is imported while the model is loaded.
     from cxrseg.runtime.files import remove_stale
     from cxrseg.runtime.segmenter import Segmenter
     from cxrseg.runtime.summary import summary

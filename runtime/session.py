@@ -6,7 +6,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from cxrseg.runtime.card import METADATA_KEY, ModelCard
@@ -96,21 +96,14 @@ def load_model(
         CxrsegError: The file is missing, corrupt, foreign, newer or not as its card says, or the
             device is not available.
     """
-    path = Path(path)
-    data = _read_bytes(path)
-    # First, so that beside a thread that imports ONNX Runtime it takes no time.
-    sha256 = hashlib.sha256(data).hexdigest()
-    session, provider = _create_session(path, data, _candidates(device), threads)
-    card = _card_of(session, path)
-    _check_contract(session, card, path)
-    return LoadedModel(session, card, sha256, provider)
+    return Loading(path, device, threads).model()
 
 
 class Loading:
     """A model that is loaded in the background, from the creation of this object on.
 
-    Reading, hashing and most of the loading need no Python lock, so that other things can be
-    imported and read meanwhile.
+    Loading it needs no Python lock most of the time, so that other things can be imported and read
+    meanwhile. ONNX Runtime itself is better imported before: both at once take longer.
 
     Args:
         path: As `load_model` takes it.
@@ -122,7 +115,9 @@ class Loading:
         self, path: str | os.PathLike[str], device: str = AUTO, threads: int | None = None
     ) -> None:
         self.path, self.device, self.threads = Path(path), device, threads
-        self._outcome: LoadedModel | BaseException | None = None
+        self._data = b""
+        self._is_read = Event()
+        self._outcome: tuple[Any, ModelCard, str] | BaseException | None = None
         # No daemon: a program that ends while a library is at work may crash.
         self._thread = Thread(target=self._load, name="load-model")
         self._thread.start()
@@ -133,17 +128,28 @@ class Loading:
         Raises:
             CxrsegError: As `load_model`.
         """
+        self._is_read.wait()
+        sha256 = hashlib.sha256(self._data).hexdigest()
         self._thread.join()
-        if isinstance(self._outcome, LoadedModel):
-            return self._outcome
-        raise self._outcome or RuntimeError("loading was cut short")
+        if not isinstance(self._outcome, tuple):
+            raise self._outcome or RuntimeError("loading was cut short")
+        session, card, provider = self._outcome
+        return LoadedModel(session, card, sha256, provider)
 
     def _load(self) -> None:
         try:
-            self._outcome = load_model(self.path, self.device, self.threads)
+            names = _candidates(self.device)
+            self._data = _read_bytes(self.path)
+            self._is_read.set()
+            session, provider = _create_session(self.path, self._data, names, self.threads)
+            card = _card_of(session, self.path)
+            _check_contract(session, card, self.path)
+            self._outcome = session, card, provider
         # Told to whoever waits for the model.
         except BaseException as error:
             self._outcome = error
+        finally:
+            self._is_read.set()
 
 
 def open_session(
@@ -242,9 +248,9 @@ def _session_on(name: str, path: Path, data: bytes, threads: int) -> Any:
         "session.model_external_initializers_file_folder_path",
         str(path.absolute() / "external-data-is-refused"),
     )
-    # Threads that wait for the next inference by spinning take the cores from what is done with
-    # the result of this one, at times half of the speed of both.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Threads spin for a second while they wait, and take the cores from what is done meanwhile. A
+    # millisecond outlasts the gaps within an inference. Older releases pass over it.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "1000")
     if name != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     providers = list(dict.fromkeys((PROVIDERS[name], PROVIDERS["cpu"])))

@@ -416,14 +416,14 @@ def test_what_the_images_need_is_imported_while_the_model_loads(model, save_ches
         "import sys, time\nfrom cxrseg.runtime import batch, cli, session\n"
         "late = ['cv2', 'PIL', 'cxrseg.runtime.segmenter', 'cxrseg.runtime.writers']\n"
         "print([name for name in late if name in sys.modules])\n"
-        "load = session.load_model\n"
+        "create = session._create_session\n"
         "def wait(*args):\n"
         "    end = time.monotonic() + 60\n"
         "    while any(x not in sys.modules for x in late) and time.monotonic() < end:\n"
         "        time.sleep(0.01)\n"
         "    print([name for name in late if name not in sys.modules])\n"
-        "    return load(*args)\n"
-        "session.load_model = wait\n"
+        "    return create(*args)\n"
+        "session._create_session = wait\n"
         "cli.main()",
         str(save_chest(xrays / "x.png")),
         *model,

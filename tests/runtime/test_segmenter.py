@@ -219,7 +219,7 @@ def test_an_accelerator_does_one_image_at_a_time(
             return loaded.session.run(*args)
 
     fake = replace(loaded, session=Session(), provider=provider)
-    monkeypatch.setattr(module, "load_model", lambda *args: fake)
+    monkeypatch.setattr(module.Loading, "model", lambda loading: fake)
     segmenter = Segmenter(model_file())
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(segmenter.segment, [chest()] * 2)

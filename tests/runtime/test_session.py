@@ -130,7 +130,7 @@ def test_loading_in_the_background(model_file, tmp_path) -> None:
     path = model_file()
     loading = Loading(path, "cpu", 1)
     assert loading.model().sha256 == load_model(path, "cpu", 1).sha256
-    assert loading.model() is loading.model()
+    assert loading.model() == loading.model()
     missing = Loading(tmp_path / "none.onnx", "cpu")
     for _ in range(2):
         with pytest.raises(CxrsegError, match="no such model file"):
