@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cxrseg.benchmarks.methods_rows import LEVELS, ROWS
 from cxrseg.benchmarks.options import limit_option, require_bench, threads_option
-from cxrseg.benchmarks.row import LEVELS, ROWS
 from cxrseg.runtime.console import echo, require_extra
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.labels import PROTOCOLS
 
 if TYPE_CHECKING:
-    from cxrseg.benchmarks.row_scores import Test
+    from cxrseg.benchmarks.methods_scores import Test
     from cxrseg.trainer.recipe import Recipe
 
 TRAIN = ("lightning", "monai", "yaml", "tqdm")
@@ -225,6 +225,14 @@ def command(
     require_extra("cxrseg-bench methods", "train", TRAIN)
     echo("cxrseg-bench methods: loading ...", err=True)
     # All of it before hours of training, in which an update could change a file.
+    from cxrseg.benchmarks.methods_lines import (
+        WARMUP,
+        Failures,
+        Scoring,
+        measure_rows,
+        reference_of,
+        train_rows,
+    )
     from cxrseg.benchmarks.methods_report import (
         DEFINITIONS,
         FIGURE,
@@ -233,6 +241,8 @@ def command(
         markdown,
         parts,
     )
+    from cxrseg.benchmarks.methods_runs import Plan, check_rows, row_recipe
+    from cxrseg.benchmarks.methods_scores import tests_of
     from cxrseg.benchmarks.record import (
         check_output,
         command_line,
@@ -241,16 +251,6 @@ def command(
         write_record,
         written,
     )
-    from cxrseg.benchmarks.row_lines import (
-        WARMUP,
-        Failures,
-        Scoring,
-        measure_rows,
-        reference_of,
-        train_rows,
-    )
-    from cxrseg.benchmarks.row_scores import tests_of
-    from cxrseg.benchmarks.rows import Plan, check_rows, row_recipe
     from cxrseg.runtime.session import default_threads
 
     asked = [ROWS[name] for name in NAMES if name in _words(rows)]

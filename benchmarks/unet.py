@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cxrseg.benchmarks.row import LEVELS
+from cxrseg.benchmarks.methods_rows import LEVELS
 from cxrseg.export.compiling import finish, trace
 from cxrseg.export.writing import save, staged
 from cxrseg.runtime.card import METADATA_KEY, ModelCard

@@ -17,16 +17,16 @@ import pytest
 import torch
 
 from cxrseg.benchmarks.cases import Case
-from cxrseg.benchmarks.metrics import dice
-from cxrseg.benchmarks.row_scores import (
+from cxrseg.benchmarks.methods_scores import (
     Prompted,
     box_around,
     over_seeds,
     prompted_scores,
 )
-from cxrseg.benchmarks.row_scores import (
+from cxrseg.benchmarks.methods_scores import (
     tests_of as list_tests,
 )
+from cxrseg.benchmarks.metrics import dice
 from cxrseg.benchmarks.scoring import score
 from cxrseg.benchmarks.unet import UNet, load_unet
 from cxrseg.runtime.errors import CxrsegError

@@ -115,6 +115,8 @@ def test_the_shipped_model_is_a_base(tmp_path: Path) -> None:
     output = tmp_path / "base.ckpt"
     result = CliRunner().invoke(recover_command, ["-o", str(output)])
     assert result.exit_code == 0, result.output
-    assert "agreement   0.9" in result.output
+    (line,) = [x for x in result.output.splitlines() if x.startswith("agreement ")]
+    # Drawn images are unlike those that the model was trained on; on X-rays it is above 0.995.
+    assert float(line.split()[1]) > 0.97
     loaded = load(output)
     assert f"cxrseg-{loaded.description.architecture.name}" in default_model().name

@@ -17,9 +17,9 @@ from cxrseg.benchmarks.latency import (
     open_subjects,
     random_input,
 )
-from cxrseg.benchmarks.row import Precision, Row
-from cxrseg.benchmarks.row_scores import BY, Test, kept, over_seeds, prompted_scores
-from cxrseg.benchmarks.rows import Plan, budget_of, export_row, train_row
+from cxrseg.benchmarks.methods_rows import Precision, Row
+from cxrseg.benchmarks.methods_runs import Plan, budget_of, export_row, train_row
+from cxrseg.benchmarks.methods_scores import BY, Test, kept, over_seeds, prompted_scores
 from cxrseg.benchmarks.scoring import Score, score
 from cxrseg.benchmarks.summary import DIGITS, MEASURES, summaries
 from cxrseg.export.writing import digest

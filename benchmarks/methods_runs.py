@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from cxrseg.benchmarks.row import ROWS, Precision, Row
+from cxrseg.benchmarks.methods_rows import ROWS, Precision, Row
 from cxrseg.benchmarks.unet import (
     UNetRun,
     load_unet,
