@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
@@ -25,6 +25,7 @@ from cxrseg.runtime.readers import fingerprint, read, scan
 from cxrseg.runtime.readers.folders import Found
 
 if TYPE_CHECKING:
+    from cxrseg.runtime.radiograph import Radiograph
     from cxrseg.runtime.segmenter import Segmenter
 
 MAX_JOBS = 4
@@ -72,7 +73,7 @@ class Done:
 
 
 # numpy.ma is what the first percentile imports.
-_PRELOADED = ("numpy.ma", "cxrseg.runtime.readers.raster", "cxrseg.runtime.writers")
+_PRELOADED = ("hashlib", "numpy.ma", "cxrseg.runtime.readers.raster", "cxrseg.runtime.writers")
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,12 @@ class Task:
     Attributes:
         source: The image.
         folder: Folder for its outputs, made if needed; None = beside the image.
+        ahead: The image and the ms that it took, where it has been read before its turn.
     """
 
     source: Path
     folder: Path | None = None
+    ahead: tuple[Radiograph, float] | None = field(default=None, compare=False, repr=False)
 
     @property
     def home(self) -> Path:
@@ -215,6 +218,27 @@ def preload() -> None:
             import_module(name)
 
 
+def read_ahead(job: Job) -> Job:
+    """Read the image of a job, so that it need not be read when the model is there.
+
+    What goes wrong is left for `process` to meet again and tell.
+    """
+    with suppress(Exception):
+        if isinstance(job, Task):
+            return replace(job, ahead=_read(job.source))
+    return job
+
+
+def _read(source: Path) -> tuple[Radiograph, float]:
+    """Return the image with its fingerprint, and how many ms it took."""
+    start = perf_counter()
+    # Taken first: should the file be changed meanwhile, the report is not that of the new one.
+    content = fingerprint(source)
+    radiograph = read(source)
+    radiograph = replace(radiograph, provenance={**radiograph.provenance, "sha256": content})
+    return radiograph, (perf_counter() - start) * 1000
+
+
 Outcome = Done | CxrsegError
 """What became of a job."""
 
@@ -253,13 +277,7 @@ def process(
                 return done
             if (owner := _earlier_owner(job)) not in (None, source.name):
                 return _would_overwrite(source, source.with_name(owner))
-        start = perf_counter()
-        # Taken first: should the file be changed meanwhile, the report is not that of the new one.
-        content = fingerprint(source)
-        radiograph = read(source)
-        provenance = {**radiograph.provenance, "sha256": content}
-        radiograph = replace(radiograph, provenance=provenance)
-        read_ms = (perf_counter() - start) * 1000
+        radiograph, read_ms = job.ahead or _read(source)
         check_formats(formats, radiograph, source)
         _give_up_if(interrupted)
         result = segmenter.segment(radiograph, name=str(source))

@@ -269,7 +269,8 @@ def command(
     threads = threads or default_threads()
     images = batch.MAX_JOBS if watching else len(planned)
     workers = jobs or batch.default_workers(images, threads)
-    loading = Loading(model or default_model(), device, batch.threads_each(threads, workers))
+    threads_each = batch.threads_each(threads, workers)
+    loading = Loading(model or default_model(), device, threads_each, once=images == 1)
 
     # All that is next is imported while the model is loaded.
     from cxrseg.runtime.files import remove_stale
@@ -277,6 +278,8 @@ def command(
     from cxrseg.runtime.summary import summary
 
     batch.preload()
+    if images == 1 and not resume:
+        planned = [batch.read_ahead(job) for job in planned]
     segmenter = Segmenter(loading, protocol=protocol)
     gc.enable()
     if output is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,12 +108,19 @@ class Loading:
         path: As `load_model` takes it.
         device: As `load_model` takes it.
         threads: As `load_model` takes it.
+        once: The model will run a single time. Its threads then sleep while they wait: to spin
+            pays over many inferences, and costs the first one up to 40 ms where the system has
+            put a spinning thread on the core of another that has work to do.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], device: str = AUTO, threads: int | None = None
+        self,
+        path: str | os.PathLike[str],
+        device: str = AUTO,
+        threads: int | None = None,
+        once: bool = False,
     ) -> None:
-        self.path, self.device, self.threads = Path(path), device, threads
+        self.path, self.device, self.threads, self.once = Path(path), device, threads, once
         self._data = b""
         self._is_read = Event()
         self._outcome: tuple[Any, ModelCard, str] | BaseException | None = None
@@ -128,6 +134,9 @@ class Loading:
         Raises:
             CxrsegError: As `load_model`.
         """
+        # Imported here: the model is loaded meanwhile.
+        import hashlib
+
         self._is_read.wait()
         sha256 = hashlib.sha256(self._data).hexdigest()
         self._thread.join()
@@ -141,7 +150,9 @@ class Loading:
             names = _candidates(self.device)
             self._data = _read_bytes(self.path)
             self._is_read.set()
-            session, provider = _create_session(self.path, self._data, names, self.threads)
+            session, provider = _create_session(
+                self.path, self._data, names, self.threads, self.once
+            )
             card = _card_of(session, self.path)
             _check_contract(session, card, self.path)
             self._outcome = session, card, provider
@@ -203,14 +214,14 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _create_session(
-    path: Path, data: bytes, names: list[str], threads: int | None
+    path: Path, data: bytes, names: list[str], threads: int | None, once: bool = False
 ) -> tuple[Any, str]:
     """Return a session on the first device of `names` that works, and its provider."""
     threads = threads or default_threads()
     failure: Exception | None = None
     for name in names:
         try:
-            session = _session_on(name, path, data, threads)
+            session = _session_on(name, path, data, threads, once)
         # ONNX Runtime's exceptions share no base class below Exception.
         except Exception as error:
             failure = error
@@ -229,7 +240,7 @@ def _create_session(
     raise CxrsegError(path, cause, _EXPORT_AGAIN) from failure
 
 
-def _session_on(name: str, path: Path, data: bytes, threads: int) -> Any:
+def _session_on(name: str, path: Path, data: bytes, threads: int, once: bool = False) -> Any:
     """Create a session on one device; ONNX Runtime adds the CPU for what the device lacks."""
     import onnxruntime
 
@@ -251,6 +262,7 @@ def _session_on(name: str, path: Path, data: bytes, threads: int) -> Any:
     # Threads spin for a second while they wait, and take the cores from what is done meanwhile. A
     # millisecond outlasts the gaps within an inference. Older releases pass over it.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "1000")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0" if once else "1")
     if name != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     providers = list(dict.fromkeys((PROVIDERS[name], PROVIDERS["cpu"])))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable
@@ -148,6 +147,9 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
     Raises:
         CxrsegError: `read` would refuse the file before it decodes it.
     """
+    # Imported here: `cxrseg-run` begins to load the model first.
+    import hashlib
+
     path = Path(path)
     _head_of(path)
     try:

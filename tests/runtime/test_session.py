@@ -135,3 +135,9 @@ def test_loading_in_the_background(model_file, tmp_path) -> None:
     for _ in range(2):
         with pytest.raises(CxrsegError, match="no such model file"):
             missing.model()
+
+
+@pytest.mark.parametrize(("once", "spins"), [(True, "0"), (False, "1")])
+def test_threads_do_not_spin_for_a_single_inference(model_file, once: bool, spins: str) -> None:
+    options = Loading(model_file(), "cpu", 2, once=once).model().session.get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == spins
