@@ -10,6 +10,9 @@ from torch.nn import functional as F
 
 from cxrseg.runtime.labels import PROTOCOLS, label_named
 
+NO_PROTOCOL = -1
+"""What stands for the protocol of an image that is not to be learned from."""
+
 
 def channels_of(labels: Sequence[str]) -> dict[int, tuple[int | None, int | None]]:
     """Return protocol index -> channel of the right and of the left lung."""
@@ -54,7 +57,7 @@ def lung_loss(
         logits: [B, C, h, w]; upsampled to the mask's size.
         mask: [B, 3, H, W]: right, left, union, in [0, 1].
         sided: bool [B].
-        protocol: int64 [B], index into `PROTOCOLS`.
+        protocol: int64 [B], index into `PROTOCOLS`, or `NO_PROTOCOL`.
         labels: Names of the C channels.
 
     Returns:
@@ -75,6 +78,34 @@ def lung_loss(
                 losses.append(bce_dice(logits[told, channel], mask[told, plane]))
     every = torch.cat(losses)
     return every.mean() if every.numel() else logits.sum() * 0
+
+
+@torch.no_grad()
+def misfiled(logits: Tensor, mask: Tensor, protocol: Tensor, labels: Sequence[str]) -> Tensor:
+    """Tell which masks the network would rather file under another protocol.
+
+    A mask is compared, by soft Dice of the union of lungs, with what the network finds under each
+    of its protocols. It means something once the network tells the protocols apart.
+
+    Args:
+        logits: [B, C, h, w].
+        mask: [B, 3, H, W] in [0, 1].
+        protocol: int64 [B], the protocol under which each mask is filed.
+        labels: Names of the C channels.
+
+    Returns:
+        bool [B]; False where the model has no channel for the image's protocol, or no other.
+    """
+    truth = F.adaptive_avg_pool2d(mask[:, 2], logits.shape[-2:])
+    agreement = logits.new_full((len(logits), len(PROTOCOLS)), -1.0)
+    for index, channels in channels_of(labels).items():
+        used = [c for c in channels if c is not None]
+        found = logits[:, used].amax(dim=1).sigmoid()
+        overlap = (found * truth).sum(dim=(1, 2))
+        total = (found + truth).sum(dim=(1, 2))
+        agreement[:, index] = (2 * overlap + 1) / (total + 1)
+    own = agreement.gather(1, protocol[:, None]).squeeze(1)
+    return (own >= 0) & (agreement.amax(dim=1) > own)
 
 
 @torch.no_grad()

@@ -56,6 +56,9 @@ class StageRecipe(_Settings):
         patience: Epochs without a better score before training stops; 0 for never.
         ema: Decay per step of the moving average of the weights that is validated and kept in place
             of the last weights, for stage 1 without adapters; 0 for none.
+        skip_misfiled: Learn nothing from an image whose mask agrees better with what the network
+            finds under another protocol than under its own: a set of labels may mix both. For a
+            network that already tells them apart.
     """
 
     epochs: int = Field(20, ge=1)
@@ -67,6 +70,7 @@ class StageRecipe(_Settings):
     warmup: float = Field(0.1, gt=0, lt=1)
     patience: int = Field(0, ge=0)
     ema: float = Field(0, ge=0, lt=1)
+    skip_misfiled: bool = False
 
 
 class Recipe(_Settings):

@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric
 
 from cxrseg.trainer.adapters import RankAllocation, orthogonality, ranks
 from cxrseg.trainer.checkpoint import Describes
-from cxrseg.trainer.losses import lung_loss, union_scores
+from cxrseg.trainer.losses import NO_PROTOCOL, lung_loss, misfiled, union_scores
 from cxrseg.trainer.quantization import set_tracking
 from cxrseg.trainer.recipe import StageRecipe
 
@@ -111,9 +111,12 @@ class Task(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """Return the loss of a batch."""
         logits = self.model(batch["image"]).float()
-        loss = lung_loss(
-            logits, batch["mask"], batch["sided"], batch["protocol"], self.description.labels
-        )
+        labels, protocol = self.description.labels, batch["protocol"]
+        if self.stage.skip_misfiled:
+            skipped = misfiled(logits, batch["mask"], protocol, labels)
+            self.log("misfiled", skipped.float().mean(), on_step=False, on_epoch=True)
+            protocol = protocol.masked_fill(skipped, NO_PROTOCOL)
+        loss = lung_loss(logits, batch["mask"], batch["sided"], protocol, labels)
         self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True)
         if self.allocation is not None and self.orthogonality_weight:
             loss = loss + self.orthogonality_weight * orthogonality(self.model)

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from cxrseg.trainer.losses import bce_dice, channels_of, lung_loss, union_scores
+from cxrseg.trainer.losses import (
+    NO_PROTOCOL,
+    bce_dice,
+    channels_of,
+    lung_loss,
+    misfiled,
+    union_scores,
+)
 
 FIELDS = ("right_lung", "left_lung")
 WHOLE = ("right_lung_whole", "left_lung_whole")
@@ -154,3 +161,28 @@ def test_score_without_a_channel_is_nan() -> None:
     mask = lungs(2)
     dice, iou = union_scores(perfect(mask), mask, torch.tensor([1, 0]), FIELDS)
     assert dice.isnan().tolist() == iou.isnan().tolist() == [True, False]
+
+
+def test_a_mask_that_fits_the_other_protocol_is_misfiled() -> None:
+    mask = lungs(4)
+    whole = mask.clone()
+    whole[:, :, 8:24, 12:20] = 1
+    logits = torch.cat([60 * mask[:, :2] - 30, 60 * whole[:, :2] - 30], dim=1)
+    truth = torch.stack([mask[0], whole[1], mask[2], whole[3]])
+    protocol = torch.tensor([0, 0, 1, 1])
+    assert misfiled(logits, truth, protocol, BOTH).tolist() == [False, True, True, False]
+    # The network may work at a quarter of the mask's size.
+    small = torch.nn.functional.avg_pool2d(logits, 4)
+    assert misfiled(small, truth, protocol, BOTH).tolist() == [False, True, True, False]
+
+
+def test_nothing_is_misfiled_without_another_protocol() -> None:
+    logits = -perfect(lungs(2))
+    assert not misfiled(logits, lungs(2), torch.tensor([0, 1]), FIELDS).any()
+
+
+def test_an_image_without_protocol_teaches_nothing() -> None:
+    mask = lungs(2)
+    logits = torch.cat([perfect(mask[:1]), -perfect(mask[1:])])
+    loss = lung_loss(logits, mask, flags(True, True), torch.tensor([0, NO_PROTOCOL]), FIELDS)
+    assert 0 <= float(loss) < 1e-3
