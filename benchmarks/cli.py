@@ -12,6 +12,7 @@ from cxrseg.benchmarks import (
     agreement,
     compression,
     emulation,
+    labels,
     latency,
     methods,
     paper,
@@ -52,6 +53,7 @@ command.add_command(accuracy.command)
 command.add_command(agreement.command)
 command.add_command(compression.command)
 command.add_command(emulation.command)
+command.add_command(labels.command)
 command.add_command(latency.command)
 command.add_command(methods.command)
 command.add_command(paper.command)

@@ -40,6 +40,11 @@ SECTIONS: dict[str, tuple[str, str]] = {
         " readers do not reach 1 with each other either: on JSRT they overlap by 0.946, a Dice of"
         " about 0.97 (van Ginneken et al. 2006).",
     ),
+    "labels": (
+        "How good is the truth?",
+        "Masks are drawn by people, and sets of them mix conventions. A mask that fits the other"
+        " convention better than its own lowers the Dice of any model, however good.",
+    ),
     "methods": (
         "What would other ways to train have given?",
         "The same training images for each way to fine-tune the network, with and without INT8,"

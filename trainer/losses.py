@@ -96,7 +96,8 @@ def misfiled(logits: Tensor, mask: Tensor, protocol: Tensor, labels: Sequence[st
     Returns:
         bool [B]; False where the model has no channel for the image's protocol, or no other.
     """
-    truth = F.adaptive_avg_pool2d(mask[:, 2], logits.shape[-2:])
+    height, width = logits.shape[-2:]
+    truth = F.adaptive_avg_pool2d(mask[:, 2], (height, width))
     agreement = logits.new_full((len(logits), len(PROTOCOLS)), -1.0)
     for index, channels in channels_of(labels).items():
         used = [c for c in channels if c is not None]
