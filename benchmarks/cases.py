@@ -72,13 +72,7 @@ def read_cases(
     asked: dict[str, set[str]] = {}
     for column, value in where:
         asked.setdefault(column, set()).add(value)
-    chosen = [
-        row
-        for row in rows
-        if all(
-            row[column] in values for group in (wanted, asked) for column, values in group.items()
-        )
-    ]
+    chosen = [row for row in rows if _matches(row, wanted) and _matches(row, asked)]
     if not chosen:
         raise CxrsegError(data, *_no_row(rows, {**wanted, **asked}, split))
     return [_case(row, data, "patient" in columns) for row in spread(chosen, limit)]
@@ -102,6 +96,12 @@ def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
     if limit is None or limit >= len(items):
         return list(items)
     return [items[i * len(items) // limit] for i in range(limit)]
+
+
+def _matches(row: Mapping[str, str], terms: Mapping[str, set[str]]) -> bool:
+    # As the trainer, which takes a row without a protocol for one of fields.
+    row = {**row, "protocol": row.get("protocol") or "fields"}
+    return all(row[column] in values for column, values in terms.items())
 
 
 def _no_row(

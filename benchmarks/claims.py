@@ -68,11 +68,17 @@ def _accuracy(record: Record) -> Iterator[Claim]:
     )
 
 
+def _compared(record: Record) -> str:
+    first, second = (each["file"] for each in record["models"])
+    settings = record["settings"]
+    return f"Dice, {first} against {second}, split {settings['split']}, {settings['protocol']}"
+
+
 def _significance(record: Record) -> Iterator[Claim]:
     each = record["groups"]["all"]
     p = each["wilcoxon_p"]
     yield Claim(
-        "Dice, INT8 against FP32",
+        _compared(record),
         "no significant difference (Wilcoxon; p not at hand)",
         f"difference {each['difference']:+.5f}, p {'<0.0001' if p < 1e-4 else f'= {p:.4f}'}:"
         f" {each['verdict']}",

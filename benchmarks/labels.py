@@ -101,7 +101,7 @@ def counts(found: Sequence[Fit]) -> list[dict[str, Any]]:
         parts["all"] = list(found)
     return [
         {
-            "group": group or "all",
+            "group": group or ("-" if len(groups) > 1 else "all"),
             "images": len(part),
             "misfiled": sum(fit.misfiled for fit in part),
             "mean_dice": _mean(fit.own for fit in part),

@@ -57,6 +57,10 @@ def _words(text: str) -> list[str]:
     return text.replace(" ", "").split(",")
 
 
+COMMON = ("model", "global_attention", "image_size", "labels", "data")
+"""Settings of recipes that all rows share, or nothing could be compared."""
+
+
 @click.command("methods", no_args_is_help=True)
 @click.argument("data", nargs=-1, required=True, type=_PATH)
 @click.option(
@@ -193,7 +197,8 @@ def command(
     """Train in several ways on the same images, and compare accuracy, size and latency.
 
     DATA is as cxrseg-train takes it: folders and CSV files. Every row is trained on its training
-    images for as long as --recipe says, exported, and measured on its test images.
+    images for as long as --recipe says, exported, and measured on its test images. adalora-qat goes
+    on from adalora, so it sees the images of stage2 besides.
 
     \b
     Rows
@@ -288,7 +293,10 @@ def command(
         echo("interrupted: the same command goes on from here", err=True)
         raise
     failed = [{"row": r, "seed": s, "cause": cause} for (r, s), cause in failures.items()]
-    title = f"{len(asked)} ways to train, on {', '.join(path.name for path in measured or data)}"
+    trained_on, measured_on = (
+        ", ".join(path.name for path in paths) for paths in (data, measured or data)
+    )
+    title = f"{len(asked)} ways to train on {trained_on}, measured on {measured_on}"
     names = [test.name for test in tests]
     body = parts(lines, failed, names)
     for text in "\n\n".join([title, *body]).split("\n"):
@@ -342,12 +350,18 @@ def _common(recipes: Mapping[str, Recipe]) -> Recipe:
     """
     first, *others = recipes.items()
     for name, recipe in others:
-        for key in ("image_size", "labels"):
-            here, there = getattr(recipe, key), getattr(first[1], key)
+        for key in COMMON:
+            here, there = (_plain(each, key) for each in (recipe, first[1]))
             if here != there:
                 cause = f"its recipe has another {key} than that of {first[0]} ({here}, {there})"
                 raise CxrsegError(name, cause, "rows are compared on the same task")
     return first[1]
+
+
+def _plain(recipe: Recipe, key: str) -> Any:
+    value = recipe.model_dump(mode="json")[key]
+    # How many processes read the images changes nothing.
+    return {k: v for k, v in value.items() if k != "workers"} if key == "data" else value
 
 
 def _make(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from cxrseg.benchmarks.methods_scores import BY, Test, kept, over_seeds, prompte
 from cxrseg.benchmarks.scoring import Score, score
 from cxrseg.benchmarks.summary import DIGITS, MEASURES, summaries
 from cxrseg.export.writing import digest
-from cxrseg.runtime.console import echo, fail, watched
+from cxrseg.runtime.console import DEBUG, echo, fail, watched
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.segmenter import Segmenter
 from cxrseg.trainer.checkpoint import MODEL, load
@@ -84,6 +85,8 @@ def reported(failures: Failures, row: Row, seed: int) -> Iterator[None]:
         fail(error)
     # Whatever goes wrong with one row, the others are worth having.
     except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
         cause = f"failed ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
         failures[row.name, seed] = cause
         fail(CxrsegError(f"{row.name}, seed {seed}", cause))

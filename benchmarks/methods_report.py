@@ -16,15 +16,18 @@ DEFINITIONS = (
     "Every row draws from the same training images, with the same losses and the same optimizer "
     "and schedule, by the command's recipe, or by its own where the command names one (both in "
     "the JSON file); the rows of the SAM start from one checkpoint. Images: those seen in "
-    "the run, repetitions included, of all stages; in brackets those that the start had seen "
-    "before, where it is known. Minutes: wall time of the training on this machine. Trained: "
-    "parameters trained in stage 1. LoRA is AdaLoRA's P Lambda Q at the final rank from the "
+    "the run, repetitions included, of all stages, so that AdaLoRA-QAT, which trains on from "
+    "AdaLoRA, has seen more; in brackets those that the start had seen before. "
+    "Minutes: wall time of the training on this machine. Trained: "
+    "parameters trained in stage 1. Of several seeds, size and latency are those of the first. "
+    "LoRA is AdaLoRA's P Lambda Q at the final rank from the "
     "start, so that nothing is pruned. PTQ: calibrated on training images as AdaLoRA-QAT is "
     "before it trains, layers that the sensitivity pass keeps in floating point included. "
     "U-Net: MONAI's UNet of residual units with batch normalization; its output is at full "
     "resolution, and its logits are averaged over 4 x 4 pixels. Its INT8 is "
     "onnxruntime.quantization.quantize_static: QDQ, per channel, ranges (MinMax) from "
-    'training images. "Same latency" means channels whose INT8 file takes about as long as '
+    "training images, 8 bits of weights, which CPUs without VNNI may saturate (SAM: 7 bits). "
+    '"Same latency" means channels whose INT8 file takes about as long as '
     "that of vit_t at 320 px on one thread; what it takes here is in the table. Latency: one "
     "inference of the network alone on the CPU, median, all files in turn; rel.: divided by "
     "that of {reference}. 1 MB = 10^6 bytes.\n\n"
@@ -66,7 +69,9 @@ def budget_table(lines: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for line in lines:
         latency, before = line["latency_ms"], line["images_before"]
-        seen = f"{sum(line['images']):,}" + (f" ({before:,})" if before else "")
+        seen = f"{sum(line['images']):,}"
+        if line["start"]:
+            seen += f" ({'unknown' if before is None else f'{before:,}'})"
         rows.append(
             [
                 label(line),

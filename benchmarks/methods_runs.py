@@ -84,7 +84,7 @@ def row_recipe(row: Row, path: Path | None) -> Recipe:
     """Read the recipe of a row, whose method is the row's.
 
     LoRA is AdaLoRA's parametrization with the budget's final rank from the start, at the same
-    scaling, so that nothing but the allocation tells them apart.
+    scaling as near as a whole alpha comes to it, so that the allocation tells them apart.
 
     Raises:
         CxrsegError: It is no recipe, or not for this method.
@@ -198,9 +198,9 @@ def budget_of(plan: Plan, row: Row, seed: int) -> dict[str, Any]:
     """Return what a trained row started from and what it took, as plain data.
 
     Returns:
-        ``start``: name of a checkpoint or of a row, or None for random weights; ``images_before``:
-        images that the start had seen, None where unknown; ``images`` of each
-        stage; ``seconds`` of all; ``trainable``: parameters trained in stage 1.
+        ``start``: name of a checkpoint, or None for random weights; ``start_sha256``: its hash;
+        ``images_before``: images that it had seen, None where unknown; ``images`` of each stage;
+        ``seconds`` of all; ``trainable``: parameters trained in stage 1.
     """
     run = plan.run_of(row, seed)
     folders = [run.output] if row.after is None else [plan.folder_of(ROWS[row.after], seed)]
@@ -210,9 +210,11 @@ def budget_of(plan: Plan, row: Row, seed: int) -> dict[str, Any]:
     start = plan.base if row.method is not None else run.checkpoint
     before = plan.base_images
     if row.method is None:
-        before = 0 if start is None else load_unet(start)[1].images
+        # Of all that the checkpoint saw, what it did not see in this run.
+        before = load_unet(run.output / MODEL)[1].images - reports[0]["images"]
     return {
         "start": None if start is None else start.name,
+        "start_sha256": None if start is None else digest([start]),
         "images_before": before,
         "images": [report["images"] for report in reports],
         "seconds": round(sum(report["seconds"] for report in reports), 1),

@@ -57,11 +57,12 @@ class Test:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the images' and masks' names, and of the masks, lower-case hex."""
+        """SHA-256 of images and masks, their names, patients and groups, lower-case hex."""
         found = hashlib.sha256(f"{self.split} {self.protocol}".encode())
         for case in self.cases:
             found.update(f"\n{case.name} {case.patient} {case.row[BY]} ".encode())
-            found.update(hashlib.sha256(case.mask.read_bytes()).digest())
+            for path in (case.image, case.mask):
+                found.update(hashlib.sha256(path.read_bytes()).digest())
         return found.hexdigest()
 
 
@@ -111,7 +112,10 @@ def _cases(
     _, rows = read_table(path)
     # As the trainer, which takes a CSV without the column for one of fields.
     if not any(
-        row.get("split") == split and (row.get("protocol") or "fields") == protocol for row in rows
+        row.get("split") == split
+        and (row.get("protocol") or "fields") == protocol
+        and all(row.get(column) in values for column, values in recipe.where.items())
+        for row in rows
     ):
         return []
     cases = read_cases(path, split, where, protocol, limit)

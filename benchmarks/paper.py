@@ -187,8 +187,9 @@ def run_parts(
 def attempt(part: Part) -> Outcome:
     """Make a part; whatever fails is told and goes no further.
 
-    What an earlier run of it left is removed first, so that nothing old is taken for new. The
-    tables that the command prints are kept for its own files.
+    Results that an earlier run of it left are removed first, so that nothing old is taken for new;
+    a model file is replaced when the new one is there. The tables that the command prints are kept
+    for its own files.
 
     Raises:
         KeyboardInterrupt, click.Abort: Ctrl-C ends the whole run.
@@ -228,9 +229,10 @@ def _failed(part: Part, error: CxrsegError) -> Outcome:
 
 
 def fingerprint(part: Part) -> str:
-    """Return a digest of all that a part depends on: options, and what its inputs hold.
+    """Return a digest of what a part depends on: options, and what its inputs hold.
 
-    Of a run's folder the checkpoint counts, which its logs belong to.
+    Of a run's folder the checkpoint counts, which its logs belong to; of a CSV its own text, not
+    the images and masks that it names.
     """
     from cxrseg.runtime.version import package_version
     from cxrseg.trainer.checkpoint import MODEL
@@ -462,7 +464,10 @@ def command(
             ),
         ]
         write_record(record_path, "paper", record, "\n\n".join(facts))
-    for problem in write_page(folder, page_path, f"{TITLE}: {description.architecture.name}"):
+    made = {e.name for e in outcomes.values() if e.outcome in ("done", "not passed")}
+    stale = {part.output.name for part in parts if part.name not in made}
+    title = f"{TITLE}: {description.architecture.name}"
+    for problem in write_page(folder, page_path, title, stale):
         fail(problem)
     echo(f"written: {page_path}")
     wrong = [each for each in outcomes.values() if each.outcome in ("failed", "not passed")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,8 +149,8 @@ class Part:
         record: What its JSON file holds.
         blocks: Its text and tables.
         figures: Its figures.
-        definitions: What columns mean; empty where the tables do with their text.
-        circumstances: When, where and with which versions it was made.
+        definitions: What columns mean, in paragraphs; empty where the tables do with their text.
+        circumstances: When, where, with which versions, model and seed it was made.
     """
 
     name: str
@@ -158,7 +158,7 @@ class Part:
     record: Mapping[str, Any]
     blocks: Sequence[Block]
     figures: Sequence[Figure]
-    definitions: str
+    definitions: Sequence[str]
     circumstances: str
 
 
@@ -171,11 +171,14 @@ class Section:
     parts: Sequence[Part]
 
 
-def read_folder(folder: Path) -> tuple[list[Part], list[CxrsegError]]:
+def read_folder(
+    folder: Path, left_out: Collection[str] = ()
+) -> tuple[list[Part], list[CxrsegError]]:
     """Read all results of ``cxrseg-bench`` in a folder; other files are passed over.
 
     Args:
         folder: The folder; the folders in it are not searched.
+        left_out: Names of files that are passed over too.
 
     Returns:
         The results, and what could not be read.
@@ -190,6 +193,8 @@ def read_folder(folder: Path) -> tuple[list[Part], list[CxrsegError]]:
     parts: list[Part] = []
     problems: list[CxrsegError] = []
     for path in sorted(folder.glob("*.json")):
+        if path.name in left_out:
+            continue
         try:
             record = read_record(path)
             if record is not None:
@@ -206,11 +211,12 @@ def _part(path: Path, record: dict[str, Any], problems: list[CxrsegError]) -> Pa
     from cxrseg.benchmarks.record import read_bytes
 
     text = read_bytes(path.with_suffix(".md")).decode(errors="replace")
-    circumstances, definitions = _circumstances(record), str(record.get("definitions", ""))
-    told = (f"`{record.get('command')}`", circumstances, definitions)
-    title, blocks = read_markdown(text, told)
+    definitions = str(record.get("definitions", "")).split("\n\n")
+    circumstances = _circumstances(record, text)
+    title, blocks = read_markdown(text, (f"`{record.get('command')}`", circumstances, *definitions))
     figures = []
-    for each in record.get("figures") or ():
+    listed = record.get("figures")
+    for each in listed if isinstance(listed, list) else ():
         try:
             figures.append(_figure(path, each))
         except CxrsegError as error:
@@ -222,17 +228,20 @@ def _part(path: Path, record: dict[str, Any], problems: list[CxrsegError]) -> Pa
         blocks=blocks,
         figures=figures,
         definitions=definitions,
-        circumstances=circumstances,
+        circumstances=circumstances.replace("`", ""),
     )
 
 
-def _circumstances(record: Mapping[str, Any]) -> str:
+def _circumstances(record: Mapping[str, Any], text: str) -> str:
+    """Return the paragraph of a result's Markdown that begins with its circumstances."""
     from cxrseg.benchmarks.record import circumstances
 
     try:
-        return circumstances(record)
+        start = circumstances(record)
     except (LookupError, TypeError, AttributeError):
         return ""  # not every record tells
+    paragraphs = (" ".join(each.split("\n")) for each in text.split("\n\n"))
+    return next((each for each in paragraphs if each.startswith(start)), start)
 
 
 def _figure(path: Path, entry: Any) -> Figure:
@@ -364,13 +373,16 @@ def check_page(path: Path) -> None:
         raise CxrsegError(path, cause, "rename it, or choose another name with -o")
 
 
-def write_page(folder: Path, output: Path, title: str) -> list[CxrsegError]:
+def write_page(
+    folder: Path, output: Path, title: str, left_out: Collection[str] = ()
+) -> list[CxrsegError]:
     """Write the page of a folder.
 
     Args:
         folder: The folder of results.
         output: The page.
         title: Its title.
+        left_out: Names of files that are not to be shown.
 
     Returns:
         What could not be shown.
@@ -381,7 +393,7 @@ def write_page(folder: Path, output: Path, title: str) -> list[CxrsegError]:
     from cxrseg.runtime.files import write_together
 
     check_page(output)
-    parts, problems = read_folder(folder)
+    parts, problems = read_folder(folder, left_out)
     write_together({output: render(parts, problems, title).encode()})
     return problems
 

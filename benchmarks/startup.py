@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,9 @@ IMPORTS = "import numpy, cv2, onnxruntime"
 """What the process that `cxrseg-run` is compared with does: no image tool on these does less."""
 
 SUBJECTS = (f"python -c '{IMPORTS}'", "cxrseg-run IMAGE")
+
+WARMUP = 2
+"""Runs of each that do not count: one for the memory, one in turn."""
 
 _PATH = click.Path(path_type=Path)
 
@@ -75,7 +79,7 @@ def measure(
     Args:
         image: The X-ray.
         model: Model file; None = the one that ships with the package.
-        runs: Runs of each that count, after two that do not, one for the memory.
+        runs: Runs of each that count, after `WARMUP` that do not.
         seed: Seed of the order.
         step: Called ``2 * (runs + 1)`` times in all.
 
@@ -93,7 +97,12 @@ def measure(
         peaks = [peak_memory(words) for words in lines]
         # Nothing of this process computes meanwhile, so that there is nothing to wait for.
         rounds = interleaved(
-            [partial(run_once, words) for words in lines], runs, 1, seed, step, rest=lambda: None
+            [partial(run_once, words) for words in lines],
+            runs,
+            WARMUP - 1,
+            seed,
+            step,
+            rest=lambda: None,
         )
     walls = [distribution(samples) for samples in rounds.samples]
     return [
@@ -156,11 +165,20 @@ def command(
         write_record,
         written,
     )
+    from cxrseg.runtime.models import default_model
+    from cxrseg.runtime.readers import read
 
     if output is not None:
         check_output(output)
     if not image.is_file():
         raise CxrsegError(image, "no such file", "give one X-ray")
+    height, width = read(image).size
+    file = model or default_model()
+    try:
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        cause = f"cannot be read ({error.strerror})"
+        raise CxrsegError(file, cause, "check the path of the model") from None
     date = now()
     with bar(2 * (runs + 1)) as step:
         found = measure(image, model, runs, seed, step)
@@ -176,7 +194,9 @@ def command(
         "command": command_line(context),
         "date": date,
         **environment(),
-        "settings": {"runs": runs, "warmup": 2},
+        "model": {"file": file.name, "sha256": sha256},
+        "image": {"height": height, "width": width},
+        "settings": {"runs": runs, "warmup": WARMUP},
         "seed": seed,
         "processes": found,
     }
@@ -201,8 +221,10 @@ def _markdown(record: Mapping[str, Any], page: str) -> str:
         [
             "# Startup",
             f"`{record['command']}`",
-            f"{circumstances(record)}; seed {record['seed']}.",
-            f"Wall time of whole processes, {record['settings']['runs']} runs of each in shuffled "
+            f"{circumstances(record)}; model SHA-256 `{record['model']['sha256']}`; seed "
+            f"{record['seed']}.",
+            f"Wall time of whole processes, an image of {record['image']['height']} x "
+            f"{record['image']['width']} px, {record['settings']['runs']} runs of each in shuffled "
             f"turns, after {record['settings']['warmup']} that are dropped. Relative: median "
             "divided by that of the first. Peak: largest resident set.",
             page,

@@ -31,12 +31,16 @@ if TYPE_CHECKING:
 FIGURE = "latency"
 """Name of the figure."""
 
+WARMUP = 5
+"""Inferences of each model that do not count."""
+
 _PATH = click.Path(path_type=Path)
 
 
 def table_of(models: Sequence[Mapping[str, Any]]) -> str:
     """Return the figures as an aligned Markdown table: Dice over all images and per group."""
     from cxrseg.benchmarks.record import table
+    from cxrseg.benchmarks.summary import ALL
 
     groups = list(models[0]["dice"])
     rows = [
@@ -47,12 +51,12 @@ def table_of(models: Sequence[Mapping[str, Any]]) -> str:
             f"{each['latency_ms']:.2f}",
             f"{each['relative_latency']:.2f}",
             *(f"{each['dice'][group]['mean']:.4f}" for group in groups),
-            f"{each['dice'][groups[0]]['p5']:.4f}",
+            f"{each['dice'][ALL]['p5']:.4f}",
         ]
         for each in models
     ]
     header = ["model", "px", "MB", "latency ms", "rel.", *(f"Dice, {name}" for name in groups)]
-    return table([*header, f"5th pct., {groups[0]}"], rows)
+    return table([*header, f"5th pct., {ALL}"], rows)
 
 
 def draw(models: Sequence[Mapping[str, Any]]) -> Drawing:
@@ -177,7 +181,7 @@ def command(
     rounds = interleaved(
         [lambda each=each: each.infer(inputs[each.shape]) for each in subjects],  # type: ignore[misc]
         runs,
-        5,
+        WARMUP,
         seed,
     )
     for each, samples in zip(found, rounds.samples, strict=True):
@@ -198,6 +202,7 @@ def command(
             "threads": threads,
             "protocol": protocol,
             "runs": runs,
+            "warmup": WARMUP,
         },
         "data": csv_facts(data, split, where, limit, len(cases)),
         "seed": seed,

@@ -26,7 +26,7 @@ from cxrseg.export.compare import (
 )
 from cxrseg.export.compiling import Compiled, Precision, Profile, compile_model
 from cxrseg.export.runners import onnx_runner, saturates, torch_runner
-from cxrseg.export.writing import digest, require_folder, save, staged
+from cxrseg.export.writing import digest, require_place, save, staged
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.readers import find_images, read
 from cxrseg.runtime.session import load_model
@@ -165,7 +165,7 @@ def export(
     Raises:
         CxrsegError: The checkpoint is unusable, or the verification failed; no file is written.
     """
-    require_folder(output)
+    require_place(output, checkpoint)
     radiographs, verified_on = verification_images(verify_images)
     loaded = load(checkpoint)
     if precision == "int8":

@@ -65,12 +65,18 @@ def save(model: ir.Model, path: Path) -> tuple[Path, ...]:
     return path, data
 
 
-def require_folder(output: Path) -> None:
+def require_place(output: Path, source: Path) -> None:
     """Check, before long work, that a file can be written there.
 
+    Args:
+        output: The file.
+        source: What it is made from.
+
     Raises:
-        CxrsegError: Its folder is missing or read-only.
+        CxrsegError: Its folder is missing or read-only, or it would replace its source.
     """
+    if output.resolve() == source.resolve():
+        raise CxrsegError(output, "would be replaced by its own result", "choose another -o")
     folder = output.resolve().parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise CxrsegError(folder, "no folder that can be written to", "choose another -o")
@@ -81,7 +87,8 @@ def staged(output: Path) -> Iterator[Path]:
     """Give a path of the same name in a temporary folder beside `output`.
 
     At the end each file in that folder takes its place beside `output`, `output` itself last. When
-    the block fails none does, and what was there stays as it was.
+    the block fails none does, and what was there stays as it was; when a later file cannot be put
+    in place, those before it are removed.
 
     Raises:
         CxrsegError: The files cannot be written or put in place; an OSError of the block counts as

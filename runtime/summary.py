@@ -148,7 +148,8 @@ def summary(
 def csv_table(path: Path) -> Iterator[Add]:
     """Give a function that adds rows to a table, written when the block ends, and when it fails.
 
-    The rows of an interrupted run are complete: Ctrl-C costs the images in work alone. The file is
+    The rows of an interrupted run are complete: Ctrl-C costs those of the images in work, and of
+    images that were done while one before them was in work. The file is
     CSV (RFC 4180) in UTF-8 with a byte order mark, which spreadsheets need to tell it. Text that a
     spreadsheet would run as a formula gets an apostrophe before it, and characters that are not
     printable become ``?``.

@@ -81,7 +81,8 @@ def seed_worker(worker: int) -> None:
     pl_worker_init_function(worker)
     info = get_worker_info()
     if info is not None and isinstance(info.dataset, LungDataset):
-        seed_augmentation(info.dataset, info.seed)
+        # Unlike the loader's own seed, this one differs from device to device.
+        seed_augmentation(info.dataset, torch.initial_seed())
 
 
 def seed_augmentation(dataset: LungDataset, seed: int) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, RandomSampler, Sampler, WeightedRandomSampler
 
 from cxrseg.runtime.preprocess import Preprocessing
@@ -29,7 +30,11 @@ def _workers(recipe: Recipe) -> int:
 
 
 def plain_loader(
-    recipe: Recipe, dataset: LungDataset, stage: StageRecipe, sampler: Sampler[int] | None
+    recipe: Recipe,
+    dataset: LungDataset,
+    stage: StageRecipe,
+    sampler: Sampler[int] | None,
+    devices: int = 1,
 ) -> DataLoader[dict[str, torch.Tensor]]:
     """Serve a data set in batches.
 
@@ -38,8 +43,10 @@ def plain_loader(
         dataset: What to serve.
         stage: For the batch size.
         sampler: Order of training, incomplete batches dropped; None for all items in order.
+        devices: Number of devices that share the items.
     """
     workers = _workers(recipe)
+    share = 0 if sampler is None else -(-len(sampler) // devices)  # type: ignore[arg-type]
     return DataLoader(
         dataset,
         batch_size=stage.batch_size,
@@ -47,16 +54,29 @@ def plain_loader(
         num_workers=workers,
         worker_init_fn=seed_worker,
         persistent_workers=workers > 0,
-        drop_last=sampler is not None and len(sampler) >= stage.batch_size,  # type: ignore[arg-type]
+        drop_last=share >= stage.batch_size,
     )
 
 
 def train_loader(
-    recipe: Recipe, stage: StageRecipe, samples: Sequence[Sample], spec: Preprocessing
+    recipe: Recipe,
+    stage: StageRecipe,
+    samples: Sequence[Sample],
+    spec: Preprocessing,
+    devices: int = 1,
 ) -> DataLoader[dict[str, torch.Tensor]]:
-    """Serve augmented training batches, drawn with replacement where sources are balanced."""
+    """Serve augmented training batches, drawn with replacement where sources are balanced.
+
+    Args:
+        recipe: Augmentation, balance and number of workers.
+        stage: Number of images and batch size.
+        samples: What to draw from.
+        spec: How images are prepared.
+        devices: Number of devices that share the images.
+    """
     dataset = LungDataset(samples, spec, augmentation(recipe.augment, spec.size))
-    seed_augmentation(dataset, torch.initial_seed())
+    # Every device draws its own variations.
+    seed_augmentation(dataset, torch.initial_seed() + getattr(rank_zero_only, "rank", 0))
     count = stage.images_per_epoch or len(samples)
     sampler: Sampler[int]
     if recipe.data.balance < 1:
@@ -64,7 +84,7 @@ def train_loader(
         sampler = WeightedRandomSampler(weights, count)
     else:
         sampler = RandomSampler(dataset, replacement=count > len(samples), num_samples=count)
-    return plain_loader(recipe, dataset, stage, sampler)
+    return plain_loader(recipe, dataset, stage, sampler, devices)
 
 
 def val_samples(recipe: Recipe, samples: Sequence[Sample]) -> list[Sample]:

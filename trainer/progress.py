@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -48,9 +49,10 @@ class AllocateRanks(Callback):
 class AverageWeights(EMAWeightAveraging):
     """Validate and keep a moving average of the weights (Polyak averaging) while training.
 
-    Lightning's callback exchanges the two sets of weights for a validation. An exchange that Ctrl-C
-    leaves half done is undone before `KeepLast` saves, and the average is let go when training has
-    ended, so that the best weights can be validated as they are.
+    Lightning's callback exchanges the two sets of weights for a validation, and puts the average in
+    the place of the weights of checkpoints that are saved whole. An exchange that Ctrl-C finds done
+    is undone before `KeepLast` saves, and the average is let go when training has ended, so that
+    the best weights can be validated as they are.
 
     Args:
         decay: Share of the average that each step keeps.
@@ -65,9 +67,8 @@ class AverageWeights(EMAWeightAveraging):
         super()._swap_models(pl_module)
         self._exchanged = not self._exchanged
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the average go."""
-        super().on_train_end(trainer, pl_module)
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the average go, also when there was nothing left to train."""
         self._average_model = None
 
     def on_exception(
@@ -93,7 +94,12 @@ class KeepLast(Checkpoint):
         self.path = path
         self.seconds = 60 * minutes
         self.saved_at = time.monotonic()
-        self.saved_step = -1
+        # Until training goes on from the last file there is nothing that it lacks.
+        self.saved_step: float = math.inf
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note where training goes on from; at step 0 no file is there yet."""
+        self.saved_step = trainer.global_step or -1
 
     def _save(self, trainer: Trainer) -> None:
         beside = self.path.with_name(f".{self.path.name}.part")

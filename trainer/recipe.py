@@ -126,6 +126,12 @@ class Recipe(_Settings):
             raise ValueError("ema is for stage 1 with the methods full and decoder")
         return self
 
+    @model_validator(mode="after")
+    def _misfiled_among_protocols(self) -> Recipe:
+        if len(self.labels) < 2 and (self.stage1.skip_misfiled or self.stage2.skip_misfiled):
+            raise ValueError("skip_misfiled is for labels of both protocols")
+        return self
+
     @property
     def channels(self) -> tuple[str, ...]:
         """Names of the output channels."""
@@ -176,4 +182,8 @@ def read_recipe(path: Path | None, overrides: dict[str, Any]) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        setting = key.partition(".")[0]
+        if overrides.get(setting) is not None:
+            option = f"--{setting.replace('_', '-')}"
+            raise CxrsegError(option, first["msg"], "give another value") from None
         raise CxrsegError(source, f"{key}: {first['msg']}", "correct or remove this key") from None

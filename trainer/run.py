@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,16 +48,29 @@ class Run:
 
         What concerns the machine alone may change, and data and checkpoint may move.
         """
-        recipe = self.recipe.model_dump(mode="json")
-        for key in MACHINE:
-            del recipe[key]
-        del recipe["data"]["workers"]
         return {
             "data": [path.name for path in self.data],
             "checkpoint": None if self.checkpoint is None else self.checkpoint.name,
+            "checkpoint_sha256": _sha256(self.checkpoint),
             "stages": self.stages,
-            "recipe": recipe,
+            "recipe": _lasting(self.recipe),
         }
+
+
+def _lasting(recipe: Recipe) -> dict[str, Any]:
+    plain = recipe.model_dump(mode="json")
+    for key in MACHINE:
+        del plain[key]
+    del plain["data"]["workers"]
+    return plain
+
+
+def _sha256(path: Path | None) -> str | None:
+    """Return the SHA-256 of a file; None where there is none."""
+    if path is None or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_request(run: Run) -> None:
@@ -96,16 +110,20 @@ def check_folder(run: Run, resume: bool) -> None:
                 run.output, "holds a run already", "add --resume to go on, or choose another -o"
             )
         try:
-            recorded = _flat(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, AttributeError) as error:
-            raise CxrsegError(path, f"damaged ({error})", "start a new run") from None
-        now = _flat(settings)
-        changed = [key for key in now if now[key] != recorded.get(key)]
+            recorded = json.loads(path.read_text(encoding="utf-8"))
+            # Settings that came later have their defaults in runs of before.
+            recorded["recipe"] = _lasting(Recipe.model_validate(recorded["recipe"]))
+            recorded.setdefault("checkpoint_sha256", settings["checkpoint_sha256"])
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            cause = f"damaged ({' '.join(str(error).split())[:200]})"
+            raise CxrsegError(path, cause, "start a new run") from None
+        recorded, now = _flat(recorded), _flat(settings)
+        changed = [key for key in {**now, **recorded} if now.get(key) != recorded.get(key)]
         if changed:
             raise CxrsegError(
                 run.output,
                 f"the run has another {changed[0]} "
-                f"({recorded.get(changed[0])!r}, now {now[changed[0]]!r})",
+                f"({recorded.get(changed[0])!r}, now {now.get(changed[0])!r})",
                 "resume with the same options, or choose another -o",
             )
 

@@ -20,6 +20,9 @@ from cxrseg.trainer.recipe import StageRecipe
 SETTLED = 0.75
 """Share of the QAT steps after which activation ranges are held."""
 
+DEVICES = "world_size"
+"""What a checkpoint calls the number of devices that it was trained on."""
+
 DECODER = ("prompt_encoder.", "mask_decoder.")
 """How the names of parameters begin that have a learning rate of their own."""
 
@@ -170,9 +173,10 @@ class Task(LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the description, the time taken and the allocator's memory, as plain data."""
+        """Add description, time, number of devices and the allocator's memory, as plain data."""
         checkpoint["hyper_parameters"] = self.description.to_dict()
         checkpoint["seconds"] = self.seconds
+        checkpoint[DEVICES] = self.trainer.world_size
         if self.allocation is not None:
             checkpoint["rank_allocation"] = self.allocation.state_dict()
 

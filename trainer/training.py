@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -51,7 +52,7 @@ from cxrseg.trainer.run import (
 )
 from cxrseg.trainer.sam import ARCHITECTURES, read_torch_file
 from cxrseg.trainer.sensitivity import keep_float, measure, sensitive
-from cxrseg.trainer.task import Task
+from cxrseg.trainer.task import DEVICES, Task
 
 LAST = "last.ckpt"
 BEST = "best.ckpt"
@@ -87,7 +88,8 @@ def run_stage(
     folder = run.output / name
     folder.mkdir(exist_ok=True)
     last = folder / LAST
-    step = int(read_torch_file(last)["global_step"]) if last.is_file() else 0
+    saved = read_torch_file(last) if last.is_file() else {}
+    step = int(saved.get("global_step", 0))
     seed_everything(recipe.seed + step, workers=True, verbose=False)
 
     spec = task.description.preprocessing
@@ -103,7 +105,8 @@ def run_stage(
             "best",
             monitor="score",
             mode="max",
-            save_weights_only=True,
+            # The average is in checkpoints that are saved whole alone.
+            save_weights_only=not stage.ema,
             enable_version_counter=False,
         ),
         TQDMProgressBar(refresh_rate=5),
@@ -111,9 +114,8 @@ def run_stage(
     if stage.patience:
         callbacks.append(EarlyStopping("score", mode="max", patience=stage.patience))
     callbacks.append(KeepLast(last, recipe.checkpoint_minutes))
-    trainer = Trainer(
-        accelerator=recipe.accelerator,
-        devices=recipe.devices,
+    trainer = _trainer(
+        recipe,
         precision=recipe.precision if number == 1 else "32-true",
         max_epochs=stage.epochs,
         gradient_clip_val=1.0,
@@ -123,10 +125,15 @@ def run_stage(
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
+    devices = saved.get(DEVICES, trainer.world_size)
+    if devices != trainer.world_size:
+        # The schedules of learning rate and ranks count steps.
+        cause = f"was trained on {devices} devices, and here it would be {trainer.world_size}"
+        raise CxrsegError(last, cause, f"set devices: {devices} in the recipe")
     try:
         trainer.fit(
             task,
-            train_loader(recipe, stage, of_split(samples, "train"), spec),
+            train_loader(recipe, stage, of_split(samples, "train"), spec, trainer.world_size),
             plain_loader(recipe, LungDataset(chosen, spec), stage, None),
             ckpt_path=last if last.is_file() else None,
             weights_only=True,
@@ -138,6 +145,9 @@ def run_stage(
     except SystemExit:
         # Lightning turns Ctrl-C into an exit of its own after the callbacks have saved.
         raise KeyboardInterrupt from None
+    except torch.OutOfMemoryError as error:
+        remedy = "take a smaller batch_size, or gradient_checkpointing: true"
+        raise CxrsegError("training", "the device has not enough memory", remedy) from error
     except RuntimeError as error:
         _, found, message = str(error).rpartition("CxrsegError: ")
         if not found:
@@ -185,15 +195,25 @@ def _wait_for_all() -> None:
         torch.distributed.barrier()
 
 
+def _trainer(recipe: Recipe, **settings: Any) -> Trainer:
+    """Return Lightning's trainer on the recipe's devices.
+
+    Raises:
+        CxrsegError: They are not there.
+    """
+    try:
+        return Trainer(accelerator=recipe.accelerator, devices=recipe.devices, **settings)
+    except (MisconfigurationException, ValueError) as error:
+        asked = f"accelerator {recipe.accelerator}, devices {recipe.devices}"
+        cause = f"cannot be used ({' '.join(str(error).split())[:200]})"
+        raise CxrsegError(asked, cause, "name what is there in the recipe, or auto") from error
+
+
 def _steps(recipe: Recipe, stage: StageRecipe, samples: Sequence[Sample]) -> int:
     count = stage.images_per_epoch or len(of_split(samples, "train"))
-    devices = Trainer(
-        accelerator=recipe.accelerator,
-        devices=recipe.devices,
-        logger=False,
-        enable_checkpointing=False,
-    ).world_size
-    return stage.epochs * max(1, count // (stage.batch_size * devices))
+    devices = _trainer(recipe, logger=False, enable_checkpointing=False).world_size
+    # Each device draws as many, rounded up, and drops what makes no whole batch.
+    return stage.epochs * max(1, -(-count // devices) // stage.batch_size)
 
 
 def first_stage(run: Run, samples: Sequence[Sample]) -> StageReport:

@@ -40,7 +40,7 @@ def test_limit_is_spread(data: Path) -> None:
 
 def test_protocols_are_not_mixed(data: Path) -> None:
     lines = data.read_text().splitlines()
-    protocol = ["protocol", "fields", "fields", "whole", "fields", "fields", "whole"]
+    protocol = ["protocol", "fields", "fields", "whole", "", "fields", "whole"]
     data.write_text("\n".join(f"{a},{b}" for a, b in zip(lines, protocol, strict=True)))
     assert names(data) == ["images/1.png", "images/3.png", "images/4.png"]
     assert names(data, protocol="whole") == ["images/2.png"]

@@ -319,6 +319,10 @@ class TestCommand:
         assert done.out.count("of the same inputs, kept") == len(COMMANDS) - 2
         parts = {each["name"]: each for each in read(folder, "paper")["parts"]}
         assert parts["latency"]["why"] == "by --skip; an earlier result is left as it was"
+        assert (folder / "latency.json").is_file()
+        shown = Page((folder / "report.html").read_text()).text
+        assert "From accuracy-int8.json" in shown
+        assert "From latency.json" not in shown
 
     def test_exports_that_are_given(
         self, bench: Bench, paper_run: Path, fine_run: Path, phantom_csv: Path, tmp_path: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -286,6 +287,17 @@ class TestRefusals:
     def test_missing_checkpoint(self, call_here: Call, tmp_path: Path) -> None:
         done = call_here("export", tmp_path / "none.ckpt")
         assert done.code == 1 and len(done.errors) == 1 and "no such file" in done.errors[0]
+
+    def test_the_checkpoint_is_not_replaced(
+        self, call_here: Call, fine_run: Path, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "model.ckpt"
+        shutil.copy(fine_run / "model.ckpt", path)
+        before = path.read_bytes()
+        done = call_here("export", path, "-o", path)
+        assert done.code == 1
+        assert "would be replaced by its own result" in done.err
+        assert path.read_bytes() == before
 
     def test_wrong_usage(self, call_here: Call, tmp_path: Path) -> None:
         assert call_here("export", tmp_path / "m.ckpt", "--profile", "tpu").code == 2

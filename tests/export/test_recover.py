@@ -110,6 +110,13 @@ class TestRefusals:
         assert isinstance(result.exception, CxrsegError)
         assert "no folder" in str(result.exception)
 
+    def test_the_model_is_not_replaced(self, tmp_path: Path) -> None:
+        path = tmp_path / "model.onnx"
+        path.write_bytes(b"a model")
+        result = CliRunner().invoke(recover_command, [str(path), "-o", str(path)])
+        assert "would be replaced" in str(result.exception)
+        assert path.read_bytes() == b"a model"
+
 
 def test_the_shipped_model_is_a_base(tmp_path: Path) -> None:
     output = tmp_path / "base.ckpt"

@@ -78,7 +78,7 @@ def test_refusals_name_the_key(text: str, key: str, recipe_file: Path) -> None:
 
 
 def test_bad_option_is_not_blamed_on_a_file() -> None:
-    with pytest.raises(CxrsegError, match=r"^options: image_size: "):
+    with pytest.raises(CxrsegError, match=r"^--image-size: "):
         read_recipe(None, {"image_size": 100})
 
 
