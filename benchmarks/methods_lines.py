@@ -82,7 +82,7 @@ def reported(failures: Failures, row: Row, seed: int) -> Iterator[None]:
         yield
     except CxrsegError as error:
         failures[row.name, seed] = str(error)
-        fail(error)
+        fail(CxrsegError(f"{row.name}, seed {seed}", str(error)))
     # Whatever goes wrong with one row, the others are worth having.
     except Exception as error:
         if os.environ.get(DEBUG):
@@ -109,7 +109,7 @@ def train_rows(plan: Plan, rows: Sequence[Row], seeds: Sequence[int], failures: 
             echo(f"{row.name}, seed {seed}: training, {plan.folder_of(row, seed)}", err=True)
             with reported(failures, row, seed):
                 if row.after is not None and (row.after, seed) in failures:
-                    raise CxrsegError(row.name, f"goes on from {row.after}, which failed")
+                    raise CxrsegError(row.after, "failed, and nothing can go on from it")
                 train_row(plan, row, seed)
 
 
