@@ -29,7 +29,7 @@ from cxrseg.trainer.loaders import evenly
 from cxrseg.trainer.lungsam import count_parameters
 from cxrseg.trainer.recipe import Recipe, read_recipe
 from cxrseg.trainer.report import StageReport
-from cxrseg.trainer.run import Run, check_folder, check_request, read_data
+from cxrseg.trainer.run import Run, check_folder, check_request, is_started, read_data
 from cxrseg.trainer.training import (
     finish_stage,
     first_stage,
@@ -115,7 +115,7 @@ def check_rows(plan: Plan, rows: Sequence[Row], seeds: Sequence[int]) -> None:
                 check_request(run)
             if isinstance(run, UNetRun):
                 starting_network(run)
-            check_folder(run, resume=_is_started(run))
+            check_folder(run, resume=is_started(run))
 
 
 def train_row(plan: Plan, row: Row, seed: int) -> None:
@@ -130,12 +130,7 @@ def train_row(plan: Plan, row: Row, seed: int) -> None:
         return
     first = train_unet if row.method is None else first_stage
     second = calibrate_alone if row.name == "adalora-ptq" else second_stage
-    train(run, _is_started(run), first, second)
-
-
-def _is_started(run: Run) -> bool:
-    # Its settings alone do not count: a run can be refused after they were written.
-    return any((run.output / name).exists() for name in ("stage1", "stage2", MODEL))
+    train(run, is_started(run), first, second)
 
 
 def calibrate_alone(run: Run, samples: Sequence[Sample], start: Path) -> StageReport:

@@ -92,6 +92,14 @@ def check_request(run: Run) -> None:
         )
 
 
+def is_started(run: Run) -> bool:
+    """Tell whether anything was trained in the run's folder.
+
+    Its settings alone do not count: a run can be refused after they were written.
+    """
+    return any((run.output / name).exists() for name in ("stage1", "stage2", MODEL))
+
+
 def check_folder(run: Run, resume: bool) -> None:
     """Check that the run's folder is free, or belongs to these settings; write nothing.
 
@@ -102,9 +110,7 @@ def check_folder(run: Run, resume: bool) -> None:
     settings = run.settings()
     if resume and not path.is_file():
         raise CxrsegError(run.output, "no run to resume there", "leave --resume out to start one")
-    # A run that was refused before its first stage leaves the folder free.
-    started = any((run.output / name).exists() for name in ("stage1", "stage2", MODEL))
-    if path.is_file() and (started or resume):
+    if path.is_file() and (is_started(run) or resume):
         if not resume:
             raise CxrsegError(
                 run.output, "holds a run already", "add --resume to go on, or choose another -o"
