@@ -52,7 +52,7 @@ def test_model_that_ships(run_cxrseg) -> None:
     assert told["SHA-256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert told["protocols"] == "fields, whole"
     assert "left_lung_whole = 2" in told["labels"]
-    assert "320 x 320" in told["input"] and "percentile 0.5 to 99.5" in told["input"]
+    assert "384 x 384" in told["input"] and "percentile 0.5 to 99.5" in told["input"]
     assert told["code"] == "Apache-2.0" and "Shenzhen" in told["weights"]
     assert Path(told["model card"]).is_file()
     assert "Not a diagnostic device." in told["intended use"]
