@@ -74,7 +74,7 @@ CHANGES: list[tuple[str, Callable[[Pixels], Pixels], list[str]]] = [
     (
         "cut",
         lambda x: x[:, int(0.35 * x.shape[1]) :],
-        ["cropped", "implausible_shape", "not_chest"],
+        ["cropped", "lung_missing", "implausible_shape", "not_chest"],
     ),
     ("noise", lambda x: np.random.default_rng(1).random(x.shape, np.float32), ["not_chest"]),
 ]
