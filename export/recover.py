@@ -31,7 +31,7 @@ from cxrseg.trainer.lungsam import LungSAM
 from cxrseg.trainer.quantization import quantizable
 from cxrseg.trainer.sam import ARCHITECTURES, PIXEL_MEAN, PIXEL_STD
 
-USE = "use a file that cxrseg-export wrote with all layers in INT8"
+USE = "use an INT8 file that cxrseg-export wrote"
 
 FIT_STEPS = 600
 FIT_LOSS = 1e-5
@@ -48,7 +48,7 @@ def recover(
     """Write a float checkpoint of stage 1 that gives the masks of an INT8 model file.
 
     Args:
-        model: A file of `cxrseg.export.exporting.export`, all of whose layers are INT8.
+        model: An INT8 file of `cxrseg.export.exporting.export`.
         output: The checkpoint to write.
         radiographs: float32 [H, W] images to compare masks on.
         say: Called with a line for each step.
@@ -92,6 +92,8 @@ def rebuild(path: Path, card: ModelCard) -> tuple[LungSAM, Description]:
         raise CxrsegError(path, f"of a network that is not known ({name})", USE)
     architecture = ARCHITECTURES[name]
     stored = Stored(path, ir.load(path).graph)
+    if not any(key.endswith(".weight_int8") for key in stored.graph.initializers):
+        raise CxrsegError(path, "holds no weights in INT8", USE)
     tables = stored.relative_positions() if architecture.relative_positions else []
     if architecture.window and tables[0].shape[0] != 2 * architecture.window - 1:
         architecture = architecture.with_global_attention()
@@ -145,7 +147,9 @@ class Stored:
         )
 
     def layer(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return effective weight and bias of an INT8 layer, in float."""
+        """Return effective weight and bias of a layer, in float."""
+        if f"{name}.weight_int8" not in self.graph.initializers:
+            return self.get(f"{name}.weight"), self.get(f"{name}.bias")
         weight = self.get(f"{name}.weight_int8")
         scale = self.get(f"{name}.weight_scale").reshape(-1, *[1] * (weight.ndim - 1))
         bias = self.graph.initializers.get(f"{name}.bias_int32")

@@ -157,6 +157,13 @@ def add_relative_positions(
     return query, repeat(quantizer, torch.cat([k, rows], dim=1))
 
 
+def mix(quantizer: Any, weights: Tensor, values: Tensor) -> Tensor:
+    """Return the means [N, T, D] of values, weighted by quantized probabilities [N, T, T]."""
+    if hasattr(quantizer, "mix"):
+        return torch.as_tensor(quantizer.mix(weights, values))
+    return torch.as_tensor(quantizer(weights) @ values)
+
+
 def attend(attention: Any, x: Tensor, windows: Windows) -> Tensor:
     """Multi-head attention, with decomposed relative positions where the network has them.
 
@@ -185,7 +192,7 @@ def attend(attention: Any, x: Tensor, windows: Windows) -> Tensor:
     elif attention.scale != 1:
         q = q * attention.scale
     weights = (quantize["query"](q) @ k).softmax(dim=-1)
-    return windows.join(quantize["probability"](weights) @ v)
+    return windows.join(mix(quantize["probability"], weights, v))
 
 
 def encoder_block(block: Any, x: Tensor, batch: int, side: int) -> Tensor:

@@ -323,16 +323,12 @@ class TestRefusals:
 class TestSelection:
     def test_layers_kept_in_float(self, export: Export, base_run: Path, tmp_path: Path) -> None:
         """Layers and products that a pattern keeps are FP16 in the file, the others int8."""
-        import dataclasses
-
-        from cxrseg.trainer.quantization import QuantizationConfig, calibrate
-
         config = QuantizationConfig(keep_float=("mask_decoder.*", "image_encoder.blocks.0.*"))
         loaded = load(base_run / "model.ckpt")
         quantize(loaded.model, config)
         radiographs = np.stack([cv2.resize(r, (96, 96)) for r in synthetic_radiographs(8)])
         calibrate(loaded.model, [torch.from_numpy(radiographs[:, None])])
-        description = dataclasses.replace(loaded.description, quantization=config, stage=2)
+        description = replace(loaded.description, quantization=config, stage=2)
         save(loaded.model, description, tmp_path / "m.ckpt")
 
         report = export(tmp_path / "m.onnx", tmp_path / "m.ckpt", profile="gpu")
@@ -353,6 +349,23 @@ class TestSelection:
         )
         census = take_census(report.path.read_bytes(), [*products(report), *missing])
         assert census.fallen_back == missing
+
+    def test_rows_of_attention_with_their_own_scales(
+        self, export: Export, base_run: Path, tmp_path: Path
+    ) -> None:
+        config = QuantizationConfig(row_scales=True)
+        loaded = load(base_run / "model.ckpt")
+        quantize(loaded.model, config)
+        radiographs = np.stack([cv2.resize(r, (96, 96)) for r in synthetic_radiographs(8)])
+        calibrate(loaded.model, [torch.from_numpy(radiographs[:, None])])
+        description = replace(loaded.description, quantization=config, stage=2)
+        save(loaded.model, description, tmp_path / "m.ckpt")
+
+        report = export(tmp_path / "m.onnx", tmp_path / "m.ckpt")
+        mixes = [name for name in products(report) if name.endswith(".matmul.mix")]
+        operators = Counter(node.op_type for node in onnx.load(report.path).graph.node)
+        assert operators["ReduceMax"] == len(mixes) == loaded.model.architecture.depth
+        assert report.census.fallen_back == ()
 
     def test_patterns_of_the_command(self, export: Export, tmp_path: Path) -> None:
         report = export(tmp_path / "m.onnx", keep_fp16=("*.neck.*", "*.blocks.0.attn.matmul"))

@@ -23,6 +23,7 @@ from cxrseg.trainer.quantization import (
     QuantizedConv2d,
     QuantizedLinear,
     QuantizedWeight,
+    RowQuantizer,
     calibrate,
     quantizable,
     quantize,
@@ -304,6 +305,62 @@ def test_second_operands_keep_their_limit(
     nearest = values.clamp(-high, high) / scale
     assert (integers - nearest).abs().max() <= 0.5 + 1e-3
     assert float(quantizer(torch.zeros(1))) == 0
+
+
+class TestRowScales:
+    """Rows of attention with scales of their own."""
+
+    @pytest.fixture
+    def quantizer(self) -> RowQuantizer:
+        quantizer = RowQuantizer(momentum=1.0).eval()
+        quantizer.observe(torch.tensor([0.2, 0.3]))
+        quantizer.mode = "quantize"
+        return quantizer
+
+    def test_attention_to_hundreds_of_keys_outlives_rounding(self, quantizer: RowQuantizer) -> None:
+        weights = torch.stack([torch.full((600,), 1 / 600), torch.eye(600)[7]])[None]
+        values = torch.randn(1, 600, 4, generator=torch.Generator().manual_seed(0))
+        wanted = weights @ values
+        torch.testing.assert_close(quantizer.mix(weights, values), wanted, rtol=1e-3, atol=1e-5)
+        whole = ActivationQuantizer(momentum=1.0).eval()
+        whole.observe(weights)
+        whole.mode = "quantize"
+        lost, kept = (whole(weights) @ values)[0]
+        assert not lost.any(), "no probability reaches half a step"
+        torch.testing.assert_close(kept, wanted[0, 1])
+
+    @settings(max_examples=100, deadline=None)
+    @given(scores=hnp.arrays(np.float32, (3, 9), elements=st.floats(-40, 40, width=32)))
+    def test_error_is_half_a_step_of_the_largest(
+        self, scores: np.ndarray[tuple[int, int], np.dtype[np.float32]]
+    ) -> None:
+        quantizer = RowQuantizer(momentum=1.0).eval()
+        quantizer.mode = "quantize"
+        weights = torch.from_numpy(scores).softmax(dim=-1)[None]
+        values = torch.eye(9)[None]
+        error = (quantizer.mix(weights, values) - weights).abs()
+        step = weights.amax(dim=-1, keepdim=True) / LEVELS
+        assert (error <= 0.501 * step).all()
+
+    def test_gradients_are_those_of_the_product(self, quantizer: RowQuantizer) -> None:
+        generator = torch.Generator().manual_seed(1)
+        weights = torch.randn(2, 5, 5, generator=generator).softmax(dim=-1).requires_grad_()
+        values = torch.randn(2, 5, 3, generator=generator)
+        quantizer.mix(weights, values).sum().backward()
+        found, weights.grad = weights.grad, None
+        (weights @ values).sum().backward()
+        torch.testing.assert_close(found, weights.grad)
+
+    @torch.no_grad()
+    def test_a_network_is_float_in_mode_bypass(self, nano: Make, images: Tensor) -> None:
+        model = nano()
+        wanted = model(images)
+        quantize(model, QuantizationConfig(row_scales=True))
+        torch.testing.assert_close(model(images), wanted, rtol=1e-4, atol=1e-4)
+        rows = [m for m in model.modules() if isinstance(m, RowQuantizer)]
+        assert len(rows) == model.architecture.depth
+        calibrate(model, [images])
+        assert all((float(m.low), float(m.high)) == (0, 1) for m in rows)
 
 
 @torch.no_grad()
