@@ -13,7 +13,6 @@ import onnx
 from cxrseg.benchmarks.methods_rows import ROWS, Precision, Row
 from cxrseg.benchmarks.unet import (
     UNetRun,
-    load_unet,
     starting_network,
     train_unet,
     write_fp32,
@@ -38,6 +37,7 @@ from cxrseg.trainer.training import (
     second_stage,
     train,
 )
+from cxrseg.trainer.unet import load_unet
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,13 @@ def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bo
     "Without --checkpoint only full makes sense.  [default: adalora]",
 )
 @click.option(
+    "--teacher",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also learn from what this network finds, as much as the recipe's teaching says: a "
+    "model.ckpt of cxrseg-train, or of a U-Net of cxrseg-bench methods.",
+)
+@click.option(
     "--stage",
     "stages",
     type=click.Choice(["1", "2", "all"]),
@@ -108,6 +115,7 @@ def command(
     data: tuple[Path, ...],
     output: Path,
     checkpoint: Path | None,
+    teacher: Path | None,
     stages: str,
     labels: str | None,
     recipe: Path | None,
@@ -142,7 +150,7 @@ def command(
     from cxrseg.trainer.run import Run
     from cxrseg.trainer.training import train
 
-    run = Run(data, output, settings, checkpoint, stages)  # type: ignore[arg-type]
+    run = Run(data, output, settings, checkpoint, stages, teacher=teacher)  # type: ignore[arg-type]
     try:
         reports = train(run, resume)
     except KeyboardInterrupt:

@@ -197,7 +197,7 @@ class RowQuantizer(ActivationQuantizer):
         if self.mode == "bypass":
             return weights @ values
         peak = weights.detach().amax(dim=-1, keepdim=True)
-        return (self(weights / peak) @ values) * peak
+        return torch.as_tensor(self(weights / peak) @ values) * peak
 
 
 class QuantizedWeight(nn.Module):

@@ -59,6 +59,8 @@ class StageRecipe(_Settings):
         skip_misfiled: Learn nothing from an image whose mask agrees better with what the network
             finds under another protocol than under its own: a set of labels may mix both. For a
             network that already tells them apart.
+        teaching: Share of the loss that is the distance from what ``--teacher`` finds, in place of
+            the distance from the masks; 0 for none.
     """
 
     epochs: int = Field(20, ge=1)
@@ -71,6 +73,7 @@ class StageRecipe(_Settings):
     patience: int = Field(0, ge=0)
     ema: float = Field(0, ge=0, lt=1)
     skip_misfiled: bool = False
+    teaching: float = Field(0, ge=0, le=1)
 
 
 class Recipe(_Settings):

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.files import atomic_write
 from cxrseg.trainer.checkpoint import MODEL
 from cxrseg.trainer.data import Sample, check_pair, of_split, read_samples
-from cxrseg.trainer.recipe import Recipe, StageChoice
+from cxrseg.trainer.recipe import Recipe, StageChoice, StageRecipe
 from cxrseg.trainer.sam import read_torch_file
 
 SETTINGS = "run.json"
@@ -35,6 +35,7 @@ class Run:
         recipe: All settings.
         checkpoint: Where the weights start from; None for random ones.
         stages: Which stages to run.
+        teacher: Checkpoint of the network to learn from besides the masks; None for none.
     """
 
     data: tuple[Path, ...]
@@ -42,6 +43,7 @@ class Run:
     recipe: Recipe
     checkpoint: Path | None
     stages: StageChoice
+    teacher: Path | None = field(default=None, kw_only=True)
 
     def settings(self) -> dict[str, Any]:
         """Return all that must not change when the run is resumed, as plain data.
@@ -52,6 +54,7 @@ class Run:
             "data": [path.name for path in self.data],
             "checkpoint": None if self.checkpoint is None else self.checkpoint.name,
             "checkpoint_sha256": _sha256(self.checkpoint),
+            "teacher_sha256": _sha256(self.teacher),
             "stages": self.stages,
             "recipe": _lasting(self.recipe),
         }
@@ -90,6 +93,19 @@ def check_request(run: Run) -> None:
             "adapts a trained model, and there is none",
             "give one with --checkpoint, or train from scratch with --method full",
         )
+    taught = any(stage.teaching for stage in stages_of(run))
+    if run.teacher is None and taught:
+        raise CxrsegError("teaching", "the recipe has no teacher", "give one with --teacher")
+    if run.teacher is not None and not taught:
+        cause = "is not asked: teaching is 0 in the recipe"
+        raise CxrsegError(run.teacher, cause, "give the stage a share of teaching, 0.5 say")
+
+
+def stages_of(run: Run) -> list[StageRecipe]:
+    """Return the settings of the stages that a run has."""
+    recipe = run.recipe
+    every = {"1": [recipe.stage1], "2": [recipe.stage2], "all": [recipe.stage1, recipe.stage2]}
+    return every[run.stages]
 
 
 def is_started(run: Run) -> bool:

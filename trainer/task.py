@@ -16,6 +16,7 @@ from cxrseg.trainer.checkpoint import Describes
 from cxrseg.trainer.losses import NO_PROTOCOL, lung_loss, misfiled, union_scores
 from cxrseg.trainer.quantization import set_tracking
 from cxrseg.trainer.recipe import StageRecipe
+from cxrseg.trainer.teaching import Teacher, lesson
 
 SETTLED = 0.75
 """Share of the QAT steps after which activation ranges are held."""
@@ -78,6 +79,7 @@ class Task(LightningModule):
         description: What checkpoints say of the network.
         groups: Source of each validation image.
         orthogonality_weight: Weight of AdaLoRA's penalty.
+        teacher: Whom to learn from besides the masks, as much as the stage says; None for nobody.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Task(LightningModule):
         description: Describes,
         groups: Sequence[str],
         orthogonality_weight: float = 0.0,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -97,6 +100,8 @@ class Task(LightningModule):
         self.mean_names = ["val_dice", "val_iou", *(f"val_dice/{g}" for g in self.group_names)]
         self.means: Any = nn.ModuleList(MeanMetric(nan_strategy="disable") for _ in self.mean_names)
         self.orthogonality_weight = orthogonality_weight
+        # No submodule: checkpoints and the average of weights are the student's alone.
+        self.teacher = teacher
         self.allocation: RankAllocation | None = None
         self._seconds_before = 0.0
         self._started: float | None = None
@@ -108,7 +113,9 @@ class Task(LightningModule):
         return self._seconds_before + own
 
     def on_fit_start(self) -> None:
-        """Start the clock."""
+        """Start the clock, and bring the teacher to the student's device."""
+        if self.teacher is not None:
+            self.teacher.model.to(self.device)
         self._started = time.monotonic()
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
@@ -120,6 +127,11 @@ class Task(LightningModule):
             self.log("misfiled", skipped.float().mean(), on_step=False, on_epoch=True)
             protocol = protocol.masked_fill(skipped, NO_PROTOCOL)
         loss = lung_loss(logits, batch["mask"], batch["sided"], protocol, labels)
+        share = self.stage.teaching
+        if self.teacher is not None:
+            taught = lesson(self.teacher, batch["image"], logits, labels)
+            self.log("lesson", taught, on_step=False, on_epoch=True)
+            loss = (1 - share) * loss + share * taught
         self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True)
         if self.allocation is not None and self.orthogonality_weight:
             loss = loss + self.orthogonality_weight * orthogonality(self.model)

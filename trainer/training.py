@@ -53,6 +53,7 @@ from cxrseg.trainer.run import (
 from cxrseg.trainer.sam import ARCHITECTURES, read_torch_file
 from cxrseg.trainer.sensitivity import keep_float, measure, sensitive
 from cxrseg.trainer.task import DEVICES, Task
+from cxrseg.trainer.teaching import Teacher, load_teacher
 
 LAST = "last.ckpt"
 BEST = "best.ckpt"
@@ -216,6 +217,21 @@ def _steps(recipe: Recipe, stage: StageRecipe, samples: Sequence[Sample]) -> int
     return stage.epochs * max(1, -(-count // devices) // stage.batch_size)
 
 
+def teacher_of(run: Run, stage: StageRecipe) -> Teacher | None:
+    """Load the network that a stage learns from, None where there is none.
+
+    Raises:
+        CxrsegError: It cannot be read, or has none of the run's labels.
+    """
+    if run.teacher is None or not stage.teaching:
+        return None
+    teacher = load_teacher(run.teacher)
+    if not set(teacher.labels) & set(run.recipe.channels):
+        cause = f"has the labels {', '.join(teacher.labels)}, and none of the run's"
+        raise CxrsegError(run.teacher, cause, "give the same --labels, or another --teacher")
+    return teacher
+
+
 def first_stage(run: Run, samples: Sequence[Sample]) -> StageReport:
     """Train in float: everything, the decoder, or adapters and decoder.
 
@@ -245,7 +261,7 @@ def first_stage(run: Run, samples: Sequence[Sample]) -> StageReport:
     prepare_method(model, recipe)
     groups = [sample.group for sample in val_samples(recipe, samples)]
     penalty = recipe.adapters.orthogonality
-    task = Task(model, recipe.stage1, description, groups, penalty)
+    task = Task(model, recipe.stage1, description, groups, penalty, teacher_of(run, recipe.stage1))
     if adapters is not None:
         task.allocation = add_adapters(model, adapters, _steps(recipe, recipe.stage1, samples))
     model.gradient_checkpointing = recipe.gradient_checkpointing
@@ -323,7 +339,7 @@ def second_stage(run: Run, samples: Sequence[Sample], start: Path) -> StageRepor
     model.train()  # Lightning keeps the mode that it finds
     groups = [sample.group for sample in val_samples(recipe, samples)]
     # No gradient checkpointing: recomputation would track activation ranges twice.
-    task = Task(model, recipe.stage2, description, groups)
+    task = Task(model, recipe.stage2, description, groups, teacher=teacher_of(run, recipe.stage2))
     report = run_stage(run, 2, task, samples, recipe.stage2)
     description = replace(description, metrics=report.metrics, ranks=report.ranks)
     finish_stage(run, 2, model, description, report)

@@ -28,11 +28,11 @@ from cxrseg.benchmarks.methods_scores import (
 )
 from cxrseg.benchmarks.metrics import dice
 from cxrseg.benchmarks.scoring import score
-from cxrseg.benchmarks.unet import UNet, load_unet
 from cxrseg.runtime.errors import CxrsegError
 from cxrseg.runtime.segmenter import Segmenter
 from cxrseg.trainer.checkpoint import load
 from cxrseg.trainer.recipe import DataRecipe
+from cxrseg.trainer.unet import UNet, load_unet
 
 SIZE = 96
 

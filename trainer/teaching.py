@@ -1,0 +1,93 @@
+"""Learning from what another network finds (knowledge distillation: Hinton et al. 2015).
+
+A teacher sees the very image that the student sees, augmented alike, and tells what it finds under
+every protocol, also under those that no reader drew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cxrseg.trainer.checkpoint import load
+from cxrseg.trainer.losses import bce_dice
+from cxrseg.trainer.sam import read_torch_file
+from cxrseg.trainer.unet import FORMAT as UNET
+from cxrseg.trainer.unet import load_unet
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained network that is only asked.
+
+    Attributes:
+        model: float32 images [B, 1, S, S] -> logits [B, C, S / 4, S / 4], in evaluation mode.
+        labels: Names of the C channels.
+        size: S; images of other sizes are resized for it.
+    """
+
+    model: nn.Module
+    labels: tuple[str, ...]
+    size: int
+
+    @torch.no_grad()
+    def probability(self, image: Tensor, labels: Sequence[str]) -> Tensor:
+        """Return what the teacher finds.
+
+        Args:
+            image: float32 [B, 1, H, H] in [0, 1].
+            labels: Channels to return; the teacher knows them all.
+
+        Returns:
+            float32 [B, len(labels), S / 4, S / 4] in [0, 1].
+        """
+        side = (self.size, self.size)
+        if image.shape[-2:] != side:
+            image = F.interpolate(
+                image, size=side, mode="bilinear", align_corners=False, antialias=True
+            )
+        chosen = [self.labels.index(name) for name in labels]
+        return torch.as_tensor(self.model(image)).float()[:, chosen].sigmoid()
+
+
+def load_teacher(path: Path) -> Teacher:
+    """Read the checkpoint of a SAM (of ``cxrseg-train``) or of a U-Net (of ``cxrseg-bench``).
+
+    Raises:
+        CxrsegError: The file is missing, unsafe, of another program, or damaged.
+    """
+    checkpoint = read_torch_file(path)
+    described = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+    if isinstance(described, dict) and described.get("format") == UNET:
+        network, of_unet = load_unet(path)
+        model: nn.Module = network
+        labels, size = of_unet.labels, of_unet.preprocessing.size
+    else:
+        loaded = load(path)
+        model = loaded.model
+        labels, size = loaded.description.labels, loaded.description.preprocessing.size
+    return Teacher(model.requires_grad_(False), labels, size)
+
+
+def lesson(teacher: Teacher, image: Tensor, logits: Tensor, labels: Sequence[str]) -> Tensor:
+    """Mean loss of a student against its teacher, over images and common channels.
+
+    Args:
+        teacher: Who is asked; has a channel in common with the student.
+        image: float32 [B, 1, S, S] in [0, 1], what the student saw.
+        logits: Of the student, [B, C, h, w].
+        labels: Names of the C channels.
+
+    Returns:
+        Scalar.
+    """
+    common = [name for name in labels if name in teacher.labels]
+    target = teacher.probability(image, common)
+    target = F.interpolate(target, size=logits.shape[-2:], mode="bilinear", align_corners=False)
+    found = logits[:, [labels.index(name) for name in common]]
+    return bce_dice(found.flatten(0, 1), target.flatten(0, 1)).mean()
