@@ -62,6 +62,14 @@ def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bo
     "model), or an official sam_vit_*.pth.",
 )
 @click.option(
+    "--average",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Start from the mean of the weights of --checkpoint and of this model.ckpt, both trained "
+    "from one start; repeatable.",
+)
+@click.option(
     "--method",
     type=click.Choice(["adalora", "decoder", "full"]),
     help="What stage 1 trains: adapters and the decoder, the decoder alone, or everything. "
@@ -115,6 +123,7 @@ def command(
     data: tuple[Path, ...],
     output: Path,
     checkpoint: Path | None,
+    average: tuple[Path, ...],
     teacher: Path | None,
     stages: str,
     labels: str | None,
@@ -150,7 +159,8 @@ def command(
     from cxrseg.trainer.run import Run
     from cxrseg.trainer.training import train
 
-    run = Run(data, output, settings, checkpoint, stages, teacher=teacher)  # type: ignore[arg-type]
+    networks: dict[str, Any] = {"average": average, "teacher": teacher}
+    run = Run(data, output, settings, checkpoint, stages, **networks)  # type: ignore[arg-type]
     try:
         reports = train(run, resume)
     except KeyboardInterrupt:

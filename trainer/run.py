@@ -35,6 +35,7 @@ class Run:
         recipe: All settings.
         checkpoint: Where the weights start from; None for random ones.
         stages: Which stages to run.
+        average: Checkpoints whose weights are averaged with those of `checkpoint` to start from.
         teacher: Checkpoint of the network to learn from besides the masks; None for none.
     """
 
@@ -43,6 +44,7 @@ class Run:
     recipe: Recipe
     checkpoint: Path | None
     stages: StageChoice
+    average: tuple[Path, ...] = field(default=(), kw_only=True)
     teacher: Path | None = field(default=None, kw_only=True)
 
     def settings(self) -> dict[str, Any]:
@@ -54,6 +56,7 @@ class Run:
             "data": [path.name for path in self.data],
             "checkpoint": None if self.checkpoint is None else self.checkpoint.name,
             "checkpoint_sha256": _sha256(self.checkpoint),
+            "average_sha256": [_sha256(path) for path in self.average] or None,
             "teacher_sha256": _sha256(self.teacher),
             "stages": self.stages,
             "recipe": _lasting(self.recipe),
@@ -93,6 +96,11 @@ def check_request(run: Run) -> None:
             "adapts a trained model, and there is none",
             "give one with --checkpoint, or train from scratch with --method full",
         )
+    if run.average and (run.checkpoint is None or run.stages == "2"):
+        cause = "is averaged with the --checkpoint that stage 1 starts from, and there is none"
+        raise CxrsegError("--average", cause, "give one, with --stage 1 or all")
+    for path in run.average:
+        read_torch_file(path)
     taught = any(stage.teaching for stage in stages_of(run))
     if run.teacher is None and taught:
         raise CxrsegError("teaching", "the recipe has no teacher", "give one with --teacher")

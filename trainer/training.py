@@ -29,6 +29,7 @@ from cxrseg.trainer.checkpoint import (
     PREFIX,
     Describes,
     Description,
+    average,
     build,
     load,
     save,
@@ -258,6 +259,7 @@ def first_stage(run: Run, samples: Sequence[Sample]) -> StageReport:
         model = build(replace(description, adapters=None))
     else:
         model = start_from(run.checkpoint, description)
+        average(model, [start_from(path, description) for path in run.average])
     prepare_method(model, recipe)
     groups = [sample.group for sample in val_samples(recipe, samples)]
     penalty = recipe.adapters.orthogonality

@@ -20,6 +20,7 @@ from cxrseg.trainer.adapters import AdapterConfig, adapted_layers, add_adapters
 from cxrseg.trainer.checkpoint import (
     FORMAT_VERSION,
     Description,
+    average,
     contents,
     float_state,
     load,
@@ -279,6 +280,16 @@ def test_start_from_merges_a_quantized_checkpoint(
     rounded = load(path).model
     float_state(rounded)
     torch.testing.assert_close(found, rounded(images), rtol=0, atol=0)
+
+
+def test_average_of_weights(nano: Make) -> None:
+    models = [nano(seed=seed) for seed in range(3)]
+    states = [{n: v.clone() for n, v in m.state_dict().items()} for m in models]
+    average(models[0], models[1:])
+    for name, value in models[0].state_dict().items():
+        wanted = sum(state[name].double() for state in states) / 3
+        torch.testing.assert_close(value.double(), wanted, atol=1e-6, rtol=1e-5)
+        assert torch.equal(models[1].state_dict()[name], states[1][name])
 
 
 @torch.no_grad()

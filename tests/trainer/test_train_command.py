@@ -65,6 +65,21 @@ class TestRefusals:
         done = call_here("train", tmp_path, "-o", tmp_path / "run", *data)
         refused(done, 1, "ema is for stage 1")
 
+    @pytest.mark.parametrize("options", [(), ("--stage", "2", "--checkpoint", "{base}")])
+    def test_average_with_nothing(
+        self,
+        options: tuple[str, ...],
+        call_here: Call,
+        recipe: Callable[[str], Path],
+        small_data: Path,
+        base_run: Path,
+        tmp_path: Path,
+    ) -> None:
+        base = base_run / "model.ckpt"
+        given = [option.format(base=base) for option in options]
+        same = ("-o", tmp_path / "run", "--recipe", recipe(""), "--average", base)
+        refused(call_here("train", small_data, *same, *given), 1, "--average", "--checkpoint")
+
     def test_misfiled_among_one_protocol(
         self, call_here: Call, recipe: Callable[[str], Path], tmp_path: Path
     ) -> None:
@@ -536,3 +551,26 @@ def test_patience_waits_for_the_final_ranks(
     done = call_here("train", small_data, "-o", run, "--recipe", tmp_path / "recipe.yaml", *options)
     assert done.code == 0
     assert sum(load(run / "model.ckpt").description.ranks.values()) == 8 * 12
+
+
+def test_training_starts_from_the_average(
+    call: Call, small_data: Path, base_run: Path, tmp_path: Path
+) -> None:
+    base = base_run / "model.ckpt"
+    checkpoint = torch.load(base, weights_only=True)
+    for value in checkpoint["state_dict"].values():
+        value *= 3
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    (tmp_path / "recipe.yaml").write_text(
+        "model: vit_n\nimage_size: 96\nmethod: full\ndata: {workers: 0}\n"
+        "stage1: {epochs: 1, batch_size: 4, lr: 1.0e-12, decoder_lr: 1.0e-12}\n"
+    )
+    options = ("--recipe", tmp_path / "recipe.yaml", "--stage", "1", "--checkpoint", base)
+    average = ("--average", tmp_path / "other.ckpt")
+    done = call("train", small_data, "-o", tmp_path / "run", *options, *average)
+    assert done.code == 0, done.err[-2000:]
+    before = load(base).model.state_dict()
+    for name, value in load(tmp_path / "run" / "model.ckpt").model.state_dict().items():
+        torch.testing.assert_close(value, 2 * before[name], atol=1e-5, rtol=1e-4, msg=name)
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert len(settings["average_sha256"]) == 1
