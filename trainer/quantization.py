@@ -43,7 +43,7 @@ class QuantizationConfig(BaseModel):
         momentum: Weight of a new batch in the tracked activation ranges.
         row_scales: Divide each row of attention by its largest probability before it is rounded,
             and multiply the result: far less rounding noise where an image has hundreds of tokens
-            (from about 320 px), for a few percent of the latency.
+            (576 at 384 px), for a few percent of the latency.
         min_sqnr: A layer stays in floating point where its quantization alone lowers the logits'
             signal to noise ratio below this, dB.
         max_dice_loss: Or where it costs more mean Dice than this.

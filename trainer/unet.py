@@ -118,7 +118,7 @@ class Description:
 
 
 def load_unet(path: Path) -> tuple[UNet, Description]:
-    """Read a checkpoint of `train_unet`, in evaluation mode.
+    """Read a U-Net that ``cxrseg-bench methods`` trained, in evaluation mode.
 
     Raises:
         CxrsegError: The file is missing, unsafe, of another program, or damaged.
