@@ -67,7 +67,7 @@ def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bo
     multiple=True,
     metavar="FILE",
     help="Start from the mean of the weights of --checkpoint and of this model.ckpt, both trained "
-    "from one start; repeatable.",
+    "from one start; repeatable. Adapters are merged.",
 )
 @click.option(
     "--method",
@@ -78,9 +78,11 @@ def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bo
 @click.option(
     "--teacher",
     type=click.Path(path_type=Path),
+    multiple=True,
     metavar="FILE",
     help="Also learn from what this network finds, as much as the recipe's teaching says: a "
-    "model.ckpt of cxrseg-train, or of a U-Net of cxrseg-bench methods.",
+    "model.ckpt of cxrseg-train, or of a U-Net of cxrseg-bench methods; repeatable, the mean of "
+    "their logits teaches.",
 )
 @click.option(
     "--stage",
@@ -124,7 +126,7 @@ def command(
     output: Path,
     checkpoint: Path | None,
     average: tuple[Path, ...],
-    teacher: Path | None,
+    teacher: tuple[Path, ...],
     stages: str,
     labels: str | None,
     recipe: Path | None,
@@ -159,7 +161,7 @@ def command(
     from cxrseg.trainer.run import Run
     from cxrseg.trainer.training import train
 
-    networks: dict[str, Any] = {"average": average, "teacher": teacher}
+    networks: dict[str, Any] = {"average": average, "teachers": teacher}
     run = Run(data, output, settings, checkpoint, stages, **networks)  # type: ignore[arg-type]
     try:
         reports = train(run, resume)

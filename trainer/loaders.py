@@ -26,7 +26,7 @@ def _workers(recipe: Recipe) -> int:
         return recipe.data.workers
     usable = getattr(os, "sched_getaffinity", None)
     cpus = len(usable(0)) if usable else os.cpu_count() or 1
-    return max(0, min(8, cpus - 1))
+    return max(0, min(16, cpus - 1))
 
 
 def plain_loader(
@@ -54,6 +54,7 @@ def plain_loader(
         num_workers=workers,
         worker_init_fn=seed_worker,
         persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
         drop_last=share >= stage.batch_size,
     )
 

@@ -32,7 +32,7 @@ class DataRecipe(_Settings):
         balance: A source of n samples is drawn as often as n to this power says: 1 for every image
             alike, 0 for every source alike.
         val_images: Validation images per epoch, evenly chosen; 0 for all.
-        workers: Processes that read and augment; -1 for one fewer than the CPUs, at most 8.
+        workers: Processes that read and augment; -1 for one fewer than the CPUs, at most 16.
     """
 
     where: dict[str, list[str]] = Field(default_factory=dict)
@@ -59,8 +59,8 @@ class StageRecipe(_Settings):
         skip_misfiled: Learn nothing from an image whose mask agrees better with what the network
             finds under another protocol than under its own: a set of labels may mix both. For a
             network that already tells them apart.
-        teaching: Share of the loss that is the distance from what ``--teacher`` finds, in place of
-            the distance from the masks; 0 for none.
+        teaching: Share of the loss that is the distance from what every ``--teacher`` finds on
+            average, in place of the distance from the masks; 0 for none.
     """
 
     epochs: int = Field(20, ge=1)

@@ -36,7 +36,7 @@ class Run:
         checkpoint: Where the weights start from; None for random ones.
         stages: Which stages to run.
         average: Checkpoints whose weights are averaged with those of `checkpoint` to start from.
-        teacher: Checkpoint of the network to learn from besides the masks; None for none.
+        teachers: Checkpoints of networks to learn from besides the masks.
     """
 
     data: tuple[Path, ...]
@@ -45,7 +45,7 @@ class Run:
     checkpoint: Path | None
     stages: StageChoice
     average: tuple[Path, ...] = field(default=(), kw_only=True)
-    teacher: Path | None = field(default=None, kw_only=True)
+    teachers: tuple[Path, ...] = field(default=(), kw_only=True)
 
     def settings(self) -> dict[str, Any]:
         """Return all that must not change when the run is resumed, as plain data.
@@ -57,7 +57,7 @@ class Run:
             "checkpoint": None if self.checkpoint is None else self.checkpoint.name,
             "checkpoint_sha256": _sha256(self.checkpoint),
             "average_sha256": [_sha256(path) for path in self.average] or None,
-            "teacher_sha256": _sha256(self.teacher),
+            "teacher_sha256": [_sha256(path) for path in self.teachers] or None,
             "stages": self.stages,
             "recipe": _lasting(self.recipe),
         }
@@ -96,17 +96,17 @@ def check_request(run: Run) -> None:
             "adapts a trained model, and there is none",
             "give one with --checkpoint, or train from scratch with --method full",
         )
-    if run.average and (run.checkpoint is None or run.stages == "2"):
-        cause = "is averaged with the --checkpoint that stage 1 starts from, and there is none"
-        raise CxrsegError("--average", cause, "give one, with --stage 1 or all")
+    if run.average and run.checkpoint is None:
+        cause = "is averaged with the --checkpoint that the run starts from, and there is none"
+        raise CxrsegError("--average", cause, "give one")
     for path in run.average:
         read_torch_file(path)
     taught = any(stage.teaching for stage in stages_of(run))
-    if run.teacher is None and taught:
+    if taught and not run.teachers:
         raise CxrsegError("teaching", "the recipe has no teacher", "give one with --teacher")
-    if run.teacher is not None and not taught:
+    if run.teachers and not taught:
         cause = "is not asked: teaching is 0 in the recipe"
-        raise CxrsegError(run.teacher, cause, "give the stage a share of teaching, 0.5 say")
+        raise CxrsegError(run.teachers[0], cause, "give the stage a share of teaching, 0.5 say")
 
 
 def stages_of(run: Run) -> list[StageRecipe]:

@@ -79,7 +79,7 @@ class Task(LightningModule):
         description: What checkpoints say of the network.
         groups: Source of each validation image.
         orthogonality_weight: Weight of AdaLoRA's penalty.
-        teacher: Whom to learn from besides the masks, as much as the stage says; None for nobody.
+        teachers: Whom to learn from besides the masks, as much as the stage says.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Task(LightningModule):
         description: Describes,
         groups: Sequence[str],
         orthogonality_weight: float = 0.0,
-        teacher: Teacher | None = None,
+        teachers: Sequence[Teacher] = (),
     ) -> None:
         super().__init__()
         self.model = model
@@ -101,7 +101,7 @@ class Task(LightningModule):
         self.means: Any = nn.ModuleList(MeanMetric(nan_strategy="disable") for _ in self.mean_names)
         self.orthogonality_weight = orthogonality_weight
         # No submodule: checkpoints and the average of weights are the student's alone.
-        self.teacher = teacher
+        self.teachers = tuple(teachers)
         self.allocation: RankAllocation | None = None
         self._seconds_before = 0.0
         self._started: float | None = None
@@ -113,9 +113,9 @@ class Task(LightningModule):
         return self._seconds_before + own
 
     def on_fit_start(self) -> None:
-        """Start the clock, and bring the teacher to the student's device."""
-        if self.teacher is not None:
-            self.teacher.model.to(self.device)
+        """Start the clock, and bring the teachers to the student's device."""
+        for teacher in self.teachers:
+            teacher.model.to(self.device)
         self._started = time.monotonic()
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
@@ -128,8 +128,8 @@ class Task(LightningModule):
             protocol = protocol.masked_fill(skipped, NO_PROTOCOL)
         loss = lung_loss(logits, batch["mask"], batch["sided"], protocol, labels)
         share = self.stage.teaching
-        if self.teacher is not None:
-            taught = lesson(self.teacher, batch["image"], logits, labels)
+        if self.teachers:
+            taught = lesson(self.teachers, batch["image"], logits, labels)
             self.log("lesson", taught, on_step=False, on_epoch=True)
             loss = (1 - share) * loss + share * taught
         self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True)

@@ -1,7 +1,8 @@
 """Learning from what another network finds (knowledge distillation: Hinton et al. 2015).
 
-A teacher sees the very image that the student sees, augmented alike, and tells what it finds under
-every protocol, also under those that no reader drew.
+Teachers see the very image that the student sees, augmented alike, and tell what they find under
+every protocol, also under those that no reader drew. Networks of other kinds err differently, so
+that the mean of several is a better teacher than each of them (Dietterich 2000).
 """
 
 from __future__ import annotations
@@ -36,23 +37,21 @@ class Teacher:
     size: int
 
     @torch.no_grad()
-    def probability(self, image: Tensor, labels: Sequence[str]) -> Tensor:
+    def logits(self, image: Tensor) -> Tensor:
         """Return what the teacher finds.
 
         Args:
             image: float32 [B, 1, H, H] in [0, 1].
-            labels: Channels to return; the teacher knows them all.
 
         Returns:
-            float32 [B, len(labels), S / 4, S / 4] in [0, 1].
+            float32 [B, C, S / 4, S / 4]; above 0 is lung.
         """
         side = (self.size, self.size)
         if image.shape[-2:] != side:
             image = F.interpolate(
                 image, size=side, mode="bilinear", align_corners=False, antialias=True
             )
-        chosen = [self.labels.index(name) for name in labels]
-        return torch.as_tensor(self.model(image)).float()[:, chosen].sigmoid()
+        return torch.as_tensor(self.model(image)).float()
 
 
 def load_teacher(path: Path) -> Teacher:
@@ -74,11 +73,14 @@ def load_teacher(path: Path) -> Teacher:
     return Teacher(model.requires_grad_(False), labels, size)
 
 
-def lesson(teacher: Teacher, image: Tensor, logits: Tensor, labels: Sequence[str]) -> Tensor:
-    """Mean loss of a student against its teacher, over images and common channels.
+def lesson(
+    teachers: Sequence[Teacher], image: Tensor, logits: Tensor, labels: Sequence[str]
+) -> Tensor:
+    """Mean loss of a student against its teachers, over images and channels that they know.
 
     Args:
-        teacher: Who is asked; has a channel in common with the student.
+        teachers: Who is asked; each channel is taught by the mean of the logits of those who know
+            it, and one knows a channel of the student at least.
         image: float32 [B, 1, S, S] in [0, 1], what the student saw.
         logits: Of the student, [B, C, h, w].
         labels: Names of the C channels.
@@ -86,8 +88,19 @@ def lesson(teacher: Teacher, image: Tensor, logits: Tensor, labels: Sequence[str
     Returns:
         Scalar.
     """
-    common = [name for name in labels if name in teacher.labels]
-    target = teacher.probability(image, common)
-    target = F.interpolate(target, size=logits.shape[-2:], mode="bilinear", align_corners=False)
-    found = logits[:, [labels.index(name) for name in common]]
-    return bce_dice(found.flatten(0, 1), target.flatten(0, 1)).mean()
+    size = logits.shape[-2:]
+    answers = [
+        F.interpolate(teacher.logits(image), size=size, mode="bilinear", align_corners=False)
+        for teacher in teachers
+    ]
+    losses = []
+    for channel, name in enumerate(labels):
+        found = [
+            answer[:, teacher.labels.index(name)]
+            for teacher, answer in zip(teachers, answers, strict=True)
+            if name in teacher.labels
+        ]
+        if found:
+            target = torch.stack(found).mean(dim=0).sigmoid()
+            losses.append(bce_dice(logits[:, channel], target))
+    return torch.cat(losses).mean()

@@ -218,19 +218,20 @@ def _steps(recipe: Recipe, stage: StageRecipe, samples: Sequence[Sample]) -> int
     return stage.epochs * max(1, -(-count // devices) // stage.batch_size)
 
 
-def teacher_of(run: Run, stage: StageRecipe) -> Teacher | None:
-    """Load the network that a stage learns from, None where there is none.
+def teachers_of(run: Run, stage: StageRecipe) -> list[Teacher]:
+    """Load the networks that a stage learns from.
 
     Raises:
-        CxrsegError: It cannot be read, or has none of the run's labels.
+        CxrsegError: One cannot be read, or has none of the run's labels.
     """
-    if run.teacher is None or not stage.teaching:
-        return None
-    teacher = load_teacher(run.teacher)
-    if not set(teacher.labels) & set(run.recipe.channels):
-        cause = f"has the labels {', '.join(teacher.labels)}, and none of the run's"
-        raise CxrsegError(run.teacher, cause, "give the same --labels, or another --teacher")
-    return teacher
+    teachers = []
+    for path in run.teachers if stage.teaching else ():
+        teacher = load_teacher(path)
+        if not set(teacher.labels) & set(run.recipe.channels):
+            cause = f"has the labels {', '.join(teacher.labels)}, and none of the run's"
+            raise CxrsegError(path, cause, "give the same --labels, or another --teacher")
+        teachers.append(teacher)
+    return teachers
 
 
 def first_stage(run: Run, samples: Sequence[Sample]) -> StageReport:
@@ -263,7 +264,8 @@ def first_stage(run: Run, samples: Sequence[Sample]) -> StageReport:
     prepare_method(model, recipe)
     groups = [sample.group for sample in val_samples(recipe, samples)]
     penalty = recipe.adapters.orthogonality
-    task = Task(model, recipe.stage1, description, groups, penalty, teacher_of(run, recipe.stage1))
+    teachers = teachers_of(run, recipe.stage1)
+    task = Task(model, recipe.stage1, description, groups, penalty, teachers)
     if adapters is not None:
         task.allocation = add_adapters(model, adapters, _steps(recipe, recipe.stage1, samples))
     model.gradient_checkpointing = recipe.gradient_checkpointing
@@ -285,7 +287,8 @@ def open_first_stage(
         start: Checkpoint of a stage 1.
 
     Raises:
-        CxrsegError: `start` is no checkpoint of a stage 1, or has other labels.
+        CxrsegError: `start` is no checkpoint of a stage 1, has other labels, or has adapters and
+            is to be averaged.
     """
     loaded = load(start)
     if loaded.description.quantization is not None:
@@ -296,6 +299,13 @@ def open_first_stage(
             f"has the labels {', '.join(loaded.description.labels)}",
             "stage 2 keeps labels: give the same --labels",
         )
+    if run.stages == "2" and run.average:
+        if loaded.description.adapters is not None:
+            cause = "has adapters, which cannot be averaged unless merged"
+            remedy = "swap it with an --average that has none: those of --average are merged"
+            raise CxrsegError(start, cause, remedy)
+        others = [start_from(path, loaded.description) for path in run.average]
+        average(loaded.model, others)
     description = replace(
         loaded.description,
         stage=2,
@@ -341,7 +351,8 @@ def second_stage(run: Run, samples: Sequence[Sample], start: Path) -> StageRepor
     model.train()  # Lightning keeps the mode that it finds
     groups = [sample.group for sample in val_samples(recipe, samples)]
     # No gradient checkpointing: recomputation would track activation ranges twice.
-    task = Task(model, recipe.stage2, description, groups, teacher=teacher_of(run, recipe.stage2))
+    teachers = teachers_of(run, recipe.stage2)
+    task = Task(model, recipe.stage2, description, groups, teachers=teachers)
     report = run_stage(run, 2, task, samples, recipe.stage2)
     description = replace(description, metrics=report.metrics, ranks=report.ranks)
     finish_stage(run, 2, model, description, report)

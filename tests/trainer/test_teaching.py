@@ -51,20 +51,18 @@ def teacher(unet_file: Path) -> Teacher:
     return load_teacher(unet_file)
 
 
-def lessons(teacher: Teacher, image: Tensor, logits: Tensor, *labels: str) -> float:
-    return float(lesson(teacher, image, logits, labels))
+def lessons(teachers: list[Teacher], image: Tensor, logits: Tensor, *labels: str) -> float:
+    return float(lesson(teachers, image, logits, labels))
 
 
 class TestTeacher:
     def test_finds_what_its_network_finds(self, teacher: Teacher, images: Tensor) -> None:
-        found = teacher.probability(images, ("left_lung_whole", "right_lung"))
         with torch.no_grad():
-            wanted = teacher.model(images)[:, [3, 0]].sigmoid()
-        torch.testing.assert_close(found, wanted)
+            torch.testing.assert_close(teacher.logits(images), teacher.model(images))
 
     def test_is_shown_images_of_its_own_size(self, teacher: Teacher) -> None:
         large = torch.rand(1, 1, 96, 96, generator=torch.Generator().manual_seed(4))
-        assert teacher.probability(large, BOTH).shape == (1, 4, 16, 16)
+        assert teacher.logits(large).shape == (1, 4, 16, 16)
 
     def test_may_be_a_sam(self, base_run: Path) -> None:
         teacher = load_teacher(base_run / "model.ckpt")
@@ -73,20 +71,33 @@ class TestTeacher:
     def test_nearer_is_better_and_only_the_student_learns(
         self, teacher: Teacher, images: Tensor
     ) -> None:
-        wanted = teacher.probability(images, BOTH[:2]).logit(eps=1e-4)
+        wanted = teacher.logits(images)[:, :2]
         logits = (wanted + 3).requires_grad_()
-        lesson(teacher, images, logits, BOTH[:2]).backward()
+        lesson([teacher], images, logits, BOTH[:2]).backward()
         assert logits.grad is not None
         assert (logits.grad > 0).all(), "all logits are too high"
         assert all(p.grad is None for p in teacher.model.parameters())
-        losses = [lessons(teacher, images, wanted + off, *BOTH[:2]) for off in (0, 1, 3)]
+        losses = [lessons([teacher], images, wanted + off, *BOTH[:2]) for off in (0, 1, 3)]
         assert losses == sorted(losses)
 
     def test_teaches_the_channels_in_common(self, teacher: Teacher, images: Tensor) -> None:
         logits = torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(6))
-        target = teacher.probability(images, ["left_lung"])[:, 0]
+        target = teacher.logits(images)[:, 1].sigmoid()
         wanted = float(bce_dice(logits[:, 1], target).mean())
-        found = lessons(teacher, images, logits, "heart", "left_lung")
+        found = lessons([teacher], images, logits, "heart", "left_lung")
+        assert found == pytest.approx(wanted)
+
+    def test_several_teach_by_the_mean_of_their_logits(
+        self, teacher: Teacher, images: Tensor
+    ) -> None:
+        torch.manual_seed(7)
+        other = Teacher(UNet((4, 4, 4, 4, 4), BOTH[:1]).eval().requires_grad_(False), BOTH[:1], 64)
+        logits = torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(8))
+        mean = (teacher.logits(images)[:, 0] + other.logits(images)[:, 0]) / 2
+        known_to_one = teacher.logits(images)[:, 1]
+        targets = torch.stack([mean, known_to_one]).sigmoid()
+        wanted = float(bce_dice(logits.transpose(0, 1).flatten(0, 1), targets.flatten(0, 1)).mean())
+        found = lessons([teacher, other], images, logits, *BOTH[:2])
         assert found == pytest.approx(wanted)
 
 
@@ -100,8 +111,8 @@ def test_the_student_learns_what_the_teacher_finds(
         assert cv2.imwrite(str(path), upside_down)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     options = ("--recipe", tmp_path / "recipe.yaml", "--stage", "1")
-    teacher = ("--teacher", base_run / "model.ckpt")
-    done = call("train", data, "-o", tmp_path / "run", *options, *teacher)
+    teachers = ("--teacher", base_run / "model.ckpt") * 2
+    done = call("train", data, "-o", tmp_path / "run", *options, *teachers)
     assert done.code == 0, done.err[-2000:]
     report = json.loads((tmp_path / "run" / "stage1.json").read_text())
     assert report["metrics"]["val_dice"] > 0.8, "the validation masks are not upside down"

@@ -19,7 +19,7 @@ import torch
 import yaml
 from PIL import Image
 
-from cxrseg.trainer.checkpoint import load
+from cxrseg.trainer.checkpoint import float_state, load
 from cxrseg.trainer.recipe import Recipe, read_recipe
 
 Call = Callable[..., Any]
@@ -65,20 +65,17 @@ class TestRefusals:
         done = call_here("train", tmp_path, "-o", tmp_path / "run", *data)
         refused(done, 1, "ema is for stage 1")
 
-    @pytest.mark.parametrize("options", [(), ("--stage", "2", "--checkpoint", "{base}")])
     def test_average_with_nothing(
         self,
-        options: tuple[str, ...],
         call_here: Call,
         recipe: Callable[[str], Path],
         small_data: Path,
         base_run: Path,
         tmp_path: Path,
     ) -> None:
-        base = base_run / "model.ckpt"
-        given = [option.format(base=base) for option in options]
-        same = ("-o", tmp_path / "run", "--recipe", recipe(""), "--average", base)
-        refused(call_here("train", small_data, *same, *given), 1, "--average", "--checkpoint")
+        average = ("--recipe", recipe(""), "--average", base_run / "model.ckpt")
+        done = call_here("train", small_data, "-o", tmp_path / "run", *average)
+        refused(done, 1, "--average", "--checkpoint")
 
     def test_misfiled_among_one_protocol(
         self, call_here: Call, recipe: Callable[[str], Path], tmp_path: Path
@@ -219,6 +216,14 @@ class TestRefusals:
         options = ("--stage", "2", "--checkpoint", fine_run / "model.ckpt")
         done = call_here("train", small_data, "-o", tmp_path / "run", *options)
         refused(done, 1, "is quantized already")
+
+    def test_average_with_adapters_that_are_not_merged(
+        self, call_here: Call, small_data: Path, base_run: Path, fine_run: Path, tmp_path: Path
+    ) -> None:
+        average = ("--average", base_run / "model.ckpt", "-o", tmp_path / "run")
+        start = ("--stage", "2", "--checkpoint", fine_run / "stage1.ckpt")
+        done = call_here("train", small_data, *average, *start)
+        refused(done, 1, "has adapters", "swap")
 
     def test_unwritable_folder(self, call_here: Call, small_data: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("x")
@@ -574,3 +579,21 @@ def test_training_starts_from_the_average(
         torch.testing.assert_close(value, 2 * before[name], atol=1e-5, rtol=1e-4, msg=name)
     settings = json.loads((tmp_path / "run" / "run.json").read_text())
     assert len(settings["average_sha256"]) == 1
+
+
+def test_quantization_starts_from_the_average(
+    call: Call, small_data: Path, base_run: Path, fine_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "data: {workers: 0}\nsensitivity_images: 1\ncalibration_images: 2\n"
+        "stage2: {epochs: 1, images_per_epoch: 8, batch_size: 4, lr: 1.0e-12,\n"
+        "  decoder_lr: 1.0e-12}\n"
+    )
+    files = (base_run / "model.ckpt", fine_run / "stage1.ckpt")
+    options = ("--recipe", tmp_path / "recipe.yaml", "--stage", "2", "--checkpoint", files[0])
+    done = call("train", small_data, "-o", tmp_path / "run", *options, "--average", files[1])
+    assert done.code == 0, done.err[-2000:]
+    first, second = (float_state(load(path).model) for path in files)
+    for name, value in float_state(load(tmp_path / "run" / "model.ckpt").model).items():
+        wanted = (first[name] + second[name]) / 2
+        torch.testing.assert_close(value, wanted, atol=1e-5, rtol=1e-4, msg=name)
