@@ -1,4 +1,4 @@
-"""Learning from what another network finds (knowledge distillation: Hinton et al. 2015).
+"""Learning from what other networks find (knowledge distillation: Hinton et al. 2015).
 
 Teachers see the very image that the student sees, augmented alike, and tell what they find under
 every protocol, also under those that no reader drew. Networks of other kinds err differently, so
