@@ -509,9 +509,9 @@ def blocks(height: int = 120, width: int = 100, left_lung: bool = True) -> NDArr
     """Bright body with two dark lungs."""
     pixels = np.full((height, width), 220, np.uint8)
     top, bottom = height // 5, height * 4 // 5
-    pixels[top:bottom, width // 8 : width * 3 // 8] = 20
+    pixels[top:bottom, width // 10 : width * 2 // 5] = 20
     if left_lung:
-        pixels[top:bottom, width * 5 // 8 : width * 7 // 8] = 20
+        pixels[top:bottom, width * 3 // 5 : width * 9 // 10] = 20
     return pixels
 
 
