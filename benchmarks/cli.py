@@ -7,27 +7,14 @@ from typing import NoReturn
 
 import click
 
-from cxrseg.benchmarks import (
-    accuracy,
-    agreement,
-    compression,
-    emulation,
-    labels,
-    latency,
-    methods,
-    paper,
-    quality,
-    quality_fit,
-    quantization_error,
-    ranks,
-    report,
-    roofline,
-    significance,
-    ssim,
-    startup,
-    tradeoff,
-)
-from cxrseg.runtime.console import run_command
+from cxrseg.benchmarks import paper
+from cxrseg.benchmarks.accuracy import accuracy, labels, significance, ssim
+from cxrseg.benchmarks.harness import report
+from cxrseg.benchmarks.methods import methods
+from cxrseg.benchmarks.quality import quality, quality_fit
+from cxrseg.benchmarks.quantization import compression, quantization_error, ranks
+from cxrseg.benchmarks.speed import agreement, emulation, latency, roofline, startup, tradeoff
+from cxrseg.runtime.terminal.console import run_command
 
 
 @click.group(

@@ -15,17 +15,8 @@ from typing import Any, Literal
 
 import click
 
-from cxrseg.benchmarks import (
-    accuracy,
-    compression,
-    latency,
-    quantization_error,
-    ranks,
-    roofline,
-    significance,
-    ssim,
-)
-from cxrseg.benchmarks.options import (
+from cxrseg.benchmarks.accuracy import accuracy, significance, ssim
+from cxrseg.benchmarks.harness.options import (
     columns_and_values,
     data_option,
     limit_option,
@@ -36,11 +27,13 @@ from cxrseg.benchmarks.options import (
     threads_option,
     where_option,
 )
-from cxrseg.benchmarks.report import TITLE, check_page, write_page
+from cxrseg.benchmarks.harness.report import TITLE, check_page, write_page
+from cxrseg.benchmarks.quantization import compression, quantization_error, ranks
+from cxrseg.benchmarks.speed import latency, roofline
 from cxrseg.export import cli as export
-from cxrseg.runtime.console import DEBUG, FAILED, OK, echo, fail
-from cxrseg.runtime.errors import CxrsegError
-from cxrseg.runtime.labels import Protocol
+from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.labels import Protocol
+from cxrseg.runtime.terminal.console import DEBUG, FAILED, OK, echo, fail
 
 PAGE = "report.html"
 
@@ -194,7 +187,7 @@ def attempt(part: Part) -> Outcome:
     Raises:
         KeyboardInterrupt, click.Abort: Ctrl-C ends the whole run.
     """
-    from cxrseg.benchmarks.record import check_output, now, result_files
+    from cxrseg.benchmarks.harness.record import check_output, now, result_files
 
     words = [*map(str, part.words), "-o", str(part.output)]
     date, start = now(), monotonic()
@@ -234,8 +227,8 @@ def fingerprint(part: Part) -> str:
     Of a run's folder the checkpoint counts, which its logs belong to; of a CSV its own text, not
     the images and masks that it names.
     """
-    from cxrseg.runtime.version import package_version
-    from cxrseg.trainer.checkpoint import MODEL
+    from cxrseg.runtime.core.version import package_version
+    from cxrseg.trainer.fit.checkpoint import MODEL
 
     told = [package_version(), part.name]
     for word in part.words:
@@ -266,7 +259,7 @@ def read_outcomes(path: Path) -> dict[str, Outcome]:
     Returns:
         Part -> outcome; nothing where there is no such record, or one of another version.
     """
-    from cxrseg.benchmarks.record import read_record
+    from cxrseg.benchmarks.harness.record import read_record
 
     try:
         record = read_record(path) if path.exists() else None
@@ -366,8 +359,7 @@ def command(
       cxrseg-bench paper model.ckpt --int8 ward7.onnx --data xrays.csv -o paper --skip latency
     """
     require_bench("paper")
-    from cxrseg.benchmarks.cases import read_cases
-    from cxrseg.benchmarks.record import (
+    from cxrseg.benchmarks.harness.record import (
         check_output,
         circumstances,
         command_line,
@@ -377,8 +369,9 @@ def command(
         table,
         write_record,
     )
-    from cxrseg.runtime.batch import prepare_folder
-    from cxrseg.trainer.checkpoint import MODEL, load
+    from cxrseg.benchmarks.harness.samples import read_cases
+    from cxrseg.runtime.batch.process import prepare_folder
+    from cxrseg.trainer.fit.checkpoint import MODEL, load
 
     run = checkpoint
     if checkpoint.is_dir():

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from cxrseg.runtime import CxrsegError, Segmenter
-from cxrseg.runtime.batch import Settings, plan, process
+from cxrseg.runtime.batch.process import Settings, plan, process
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from typing import NoReturn, cast
 
 import click
 
-from cxrseg.runtime.console import echo, require_extra, run_command
+from cxrseg.runtime.terminal.console import echo, require_extra, run_command
 
 EXTRA = ("torch", "segment_anything", "peft", "onnx", "onnxscript", "onnx_ir", "pydantic")
 """Modules that the extra ``export`` brings."""
@@ -96,8 +96,8 @@ def command(
     if precision == "fp32" and (keep_fp16 or weight_bits or profile == "gpu"):
         raise click.UsageError("--precision fp32 takes no --profile, --keep-fp16, --weight-bits")
     echo("cxrseg-export: loading ...", err=True)
-    from cxrseg.export.compiling import Precision, Profile
-    from cxrseg.export.exporting import export, table
+    from cxrseg.export.graph.compile import Precision, Profile
+    from cxrseg.export.pipeline import export, table
 
     output = output or checkpoint.with_suffix(".onnx")
     report = export(
@@ -150,10 +150,10 @@ def recover_command(model: Path | None, output: Path, verify_images: Path | None
     """
     require_extra("cxrseg-recover", "export", EXTRA)
     echo("cxrseg-recover: loading ...", err=True)
-    from cxrseg.export.compare import ENOUGH_DRAWN, ENOUGH_TRAINED
-    from cxrseg.export.exporting import verification_images
+    from cxrseg.export.graph.files import require_place
+    from cxrseg.export.pipeline import verification_images
     from cxrseg.export.recover import recover
-    from cxrseg.export.writing import require_place
+    from cxrseg.export.verify.agreement import ENOUGH_DRAWN, ENOUGH_TRAINED
     from cxrseg.runtime.models import default_model
 
     source = model or default_model()

@@ -17,19 +17,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cxrseg.export.compare import ENOUGH_TRAINED, Agreement, compare
-from cxrseg.export.graph import constant
-from cxrseg.export.merge import CONSTANT
-from cxrseg.export.runners import onnx_runner, torch_runner
-from cxrseg.runtime.card import ModelCard
-from cxrseg.runtime.errors import CxrsegError
-from cxrseg.runtime.session import load_model
-from cxrseg.trainer.checkpoint import Description, build, save
-from cxrseg.trainer.forward import first_queries, whole_image_box
-from cxrseg.trainer.layers import GrayPatchEmbed
-from cxrseg.trainer.lungsam import LungSAM
-from cxrseg.trainer.quantization import quantizable
-from cxrseg.trainer.sam import ARCHITECTURES, PIXEL_MEAN, PIXEL_STD
+from cxrseg.export.graph.passes import constant
+from cxrseg.export.graph.trace import CONSTANT
+from cxrseg.export.verify.agreement import ENOUGH_TRAINED, Agreement, compare
+from cxrseg.export.verify.backends import onnx_runner, torch_runner
+from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.model_card import ModelCard
+from cxrseg.runtime.inference.session import load_model
+from cxrseg.trainer.adapt.quantization import quantizable
+from cxrseg.trainer.fit.checkpoint import Description, build, save
+from cxrseg.trainer.networks.forward import first_queries, whole_image_box
+from cxrseg.trainer.networks.layers import GrayPatchEmbed
+from cxrseg.trainer.networks.lungsam import LungSAM
+from cxrseg.trainer.networks.sam import ARCHITECTURES, PIXEL_MEAN, PIXEL_STD
 
 USE = "use an INT8 file that cxrseg-export wrote"
 
@@ -48,7 +48,7 @@ def recover(
     """Write a float checkpoint of stage 1 that gives the masks of an INT8 model file.
 
     Args:
-        model: An INT8 file of `cxrseg.export.exporting.export`.
+        model: An INT8 file of `cxrseg.export.pipeline.export`.
         output: The checkpoint to write.
         radiographs: float32 [H, W] images to compare masks on.
         say: Called with a line for each step.
@@ -216,7 +216,7 @@ def restore_layers(network: LungSAM, stored: Stored) -> None:
 
 
 def set_effective(layer: Any, weight: Tensor, bias: Tensor) -> None:
-    """Undo `cxrseg.trainer.layers.effective`."""
+    """Undo `cxrseg.trainer.networks.layers.effective`."""
     if isinstance(layer, GrayPatchEmbed):
         conv: Any = layer.proj
         mean, std = (weight.new_tensor(v).reshape(1, -1, 1, 1) for v in (PIXEL_MEAN, PIXEL_STD))

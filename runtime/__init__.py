@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
-    from cxrseg.runtime.errors import CxrsegError
-    from cxrseg.runtime.flags import Flag
-    from cxrseg.runtime.radiograph import Radiograph, Spacing
+    from cxrseg.runtime.core.errors import CxrsegError
+    from cxrseg.runtime.core.flags import Flag
+    from cxrseg.runtime.core.radiograph import Radiograph, Spacing
+    from cxrseg.runtime.core.segmentation import Segmentation
     from cxrseg.runtime.readers import find_images, read
-    from cxrseg.runtime.segmentation import Segmentation
     from cxrseg.runtime.segmenter import Segmenter
-    from cxrseg.runtime.writers import write
+    from cxrseg.runtime.writers.images import write
 
     __version__: str
 
@@ -41,21 +41,21 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CxrsegError": "errors",
-    "Flag": "flags",
-    "Radiograph": "radiograph",
-    "Segmentation": "segmentation",
+    "CxrsegError": "core.errors",
+    "Flag": "core.flags",
+    "Radiograph": "core.radiograph",
+    "Segmentation": "core.segmentation",
     "Segmenter": "segmenter",
-    "Spacing": "radiograph",
+    "Spacing": "core.radiograph",
     "find_images": "readers",
     "read": "readers",
-    "write": "writers",
+    "write": "writers.images",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return import_module("cxrseg.runtime.version").package_version()
+        return import_module("cxrseg.runtime.core.version").package_version()
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"cxrseg.runtime.{_HOMES[name]}"), name)

@@ -11,10 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cxrseg.runtime import models
-from cxrseg.runtime.card import INTENDED_USE
-from cxrseg.runtime.labels import LABELS, PROTOCOLS
-from cxrseg.runtime.session import LoadedModel, default_threads, load_model
-from cxrseg.runtime.version import package_version
+from cxrseg.runtime.core.labels import LABELS, PROTOCOLS
+from cxrseg.runtime.core.model_card import INTENDED_USE
+from cxrseg.runtime.core.version import package_version
+from cxrseg.runtime.inference.session import LoadedModel, default_threads, load_model
 
 CODE_LICENSE = "Apache-2.0"
 """License of cxrseg's code; the weights have their own terms, told by the model card."""
@@ -60,7 +60,7 @@ def about(model: Path | None, device: str) -> list[str]:
 
     Args:
         model: Model file; None = the one that ships with the package.
-        device: As in `cxrseg.runtime.session.load_model`.
+        device: As in `cxrseg.runtime.inference.session.load_model`.
 
     Raises:
         CxrsegError: The model cannot be loaded, or the device is not available.

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from cxrseg.runtime.console import (
+from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.labels import PROTOCOLS, Protocol
+from cxrseg.runtime.core.own_files import DEFAULT_FORMATS, DICOM_FORMATS, FORMATS, Format
+from cxrseg.runtime.core.version import VERSION
+from cxrseg.runtime.inference.devices import AUTO, DEVICES
+from cxrseg.runtime.terminal.console import (
     FAILED,
     OK,
     SectionedCommand,
@@ -24,15 +29,10 @@ from cxrseg.runtime.console import (
     require_extra,
     run_command,
 )
-from cxrseg.runtime.devices import AUTO, DEVICES
-from cxrseg.runtime.errors import CxrsegError
-from cxrseg.runtime.labels import PROTOCOLS, Protocol
-from cxrseg.runtime.outputs import DEFAULT_FORMATS, DICOM_FORMATS, FORMATS, Format
-from cxrseg.runtime.version import VERSION
 
 if TYPE_CHECKING:
-    from cxrseg.runtime.batch import Done, Job, Outcome
-    from cxrseg.runtime.summary import Record, Status
+    from cxrseg.runtime.batch.process import Done, Job, Outcome
+    from cxrseg.runtime.writers.tables import Record, Status
 
 # A path need not exist: one that is missing must not keep the others from being done.
 _PATH = click.Path(path_type=Path)
@@ -261,9 +261,9 @@ def command(
     # Imported here, so that --help and --version answer at once.
     import onnxruntime  # noqa: F401
 
-    from cxrseg.runtime import batch
+    from cxrseg.runtime.batch import process as batch
+    from cxrseg.runtime.inference.session import Loading, default_threads
     from cxrseg.runtime.models import default_model
-    from cxrseg.runtime.session import Loading, default_threads
 
     planned = [] if watching else batch.plan(inputs, output, formats, resume)
     threads = threads or default_threads()
@@ -273,9 +273,9 @@ def command(
     loading = Loading(model or default_model(), device, threads_each, once=images == 1)
 
     # All that is next is imported while the model is loaded.
-    from cxrseg.runtime.files import remove_stale
+    from cxrseg.runtime.core.atomic import remove_stale
     from cxrseg.runtime.segmenter import Segmenter
-    from cxrseg.runtime.summary import summary
+    from cxrseg.runtime.writers.tables import summary
 
     batch.preload()
     if images == 1 and not resume:
@@ -287,7 +287,7 @@ def command(
     settings = batch.Settings(formats, deidentify, strict, resume)
     outcomes: Generator[tuple[Job, Outcome], None, None]
     if watching:
-        from cxrseg.runtime.watch import Watcher, watch
+        from cxrseg.runtime.batch.watch import Watcher, watch
 
         outcomes = watch(Watcher(inputs, poll, fail), output, segmenter, settings, workers)
     else:
@@ -347,7 +347,7 @@ def _until_interrupted(folders: Sequence[Path]) -> Iterator[None]:
 
 def record(job: Job, outcome: Outcome) -> Record:
     """Return what is recorded of one input."""
-    from cxrseg.runtime.summary import Record
+    from cxrseg.runtime.writers.tables import Record
 
     if isinstance(outcome, CxrsegError):
         source = job.subject if isinstance(job, CxrsegError) else str(job.source)

@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrseg.runtime.devices import AUTO, PROVIDERS
-from cxrseg.runtime.errors import CxrsegError
-from cxrseg.runtime.gray import check_size, to_unit
-from cxrseg.runtime.labels import PROTOCOLS, Label, Protocol, labels_of
+from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.gray import check_size, to_unit
+from cxrseg.runtime.core.labels import PROTOCOLS, Label, Protocol, labels_of
+from cxrseg.runtime.core.orientation import Orientation
+from cxrseg.runtime.core.preprocess import preprocess
+from cxrseg.runtime.core.radiograph import Radiograph
+from cxrseg.runtime.core.segmentation import Segmentation
+from cxrseg.runtime.inference.devices import AUTO, PROVIDERS
+from cxrseg.runtime.inference.postprocess import enlarge, label_mask, tidy
+from cxrseg.runtime.inference.session import LoadedModel, Loading
 from cxrseg.runtime.models import default_model
-from cxrseg.runtime.orientation import Orientation
-from cxrseg.runtime.postprocess import enlarge, label_mask, tidy
-from cxrseg.runtime.preprocess import preprocess
-from cxrseg.runtime.quality import assess
-from cxrseg.runtime.radiograph import Radiograph
+from cxrseg.runtime.quality.assess import assess
 from cxrseg.runtime.readers import read
-from cxrseg.runtime.segmentation import Segmentation
-from cxrseg.runtime.session import LoadedModel, Loading
 
 
 class Segmenter:
@@ -37,7 +37,7 @@ class Segmenter:
     Args:
         model: ONNX file of cxrseg, or one that is being loaded, device and threads with it; None =
             the one that ships with the package.
-        device: One of `cxrseg.runtime.devices.DEVICES`.
+        device: One of `cxrseg.runtime.inference.devices.DEVICES`.
         threads: Threads of one inference; None = the physical cores available.
         protocol: ``fields`` for the visible lung fields, ``whole`` to include the lung behind the
             heart.

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-import phantoms
 import pytest
 
 # Before any test imports ONNX Runtime, which it keeps from reporting its use.
 import cxrseg.runtime  # noqa: F401
+from helpers import phantoms
 
 # Of tests that a shell started in the background, every command would ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from cxrseg.runtime.version import VERSION
-
-REPO = Path(__file__).parents[1]
+from cxrseg.runtime.core.version import VERSION
+from helpers.paths import REPO
 
 HEAVY = {"torch", "onnx", "onnx_ir", "onnxscript", "peft", "lightning", "monai", "pydantic"}
 TRAINING = {"lightning", "monai", "yaml", "tqdm"}
 
-FROM_RUNTIME = {"errors", "labels", "preprocess", "radiograph", "readers", "files", "console"}
+FROM_RUNTIME = {"core", "readers", "terminal"}
 """Modules of the runtime that the trainer may use: contracts, and terminal helpers."""
 
 
@@ -77,7 +76,7 @@ def test_packages_of_the_extras(package: str, forbidden: set[str]) -> None:
 
 def test_trainer_takes_the_contracts_alone() -> None:
     used = {n.split(".")[1]: f for n, f in own("trainer").items() if n.startswith("runtime.")}
-    assert {"preprocess", "labels"} <= set(used)
+    assert {"core", "readers"} <= set(used)
     assert not {name: file for name, file in used.items() if name not in FROM_RUNTIME}
 
 
@@ -94,7 +93,7 @@ def test_package_alone_loads_nothing_heavy() -> None:
     assert not modules & (HEAVY | TRAINING | {"numpy", "onnxruntime", "cv2"})
 
 
-@pytest.mark.parametrize("module", ["segmenter", "cli", "batch", "writers", "readers"])
+@pytest.mark.parametrize("module", ["segmenter", "cli", "batch.process", "writers.images", "readers"])
 def test_runtime_loads_no_training_code(module: str) -> None:
     modules = loaded_by(f"import cxrseg.runtime.{module}")
     assert f"cxrseg.runtime.{module}" in modules

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxrseg.runtime.segmenter import Segmenter
+from helpers.paths import DATA, REPO
 
 Call = Callable[..., Any]
 
-REPO = Path(__file__).parents[1]
-DATA = REPO.parent / "shared" / "data"
 SHIPPED = REPO / "runtime/models/cxrseg-vit_t-int8.onnx"
 
 

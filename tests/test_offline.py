@@ -10,24 +10,23 @@ from __future__ import annotations
 import ast
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
 from configparser import ConfigParser
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import onnxruntime
-import phantoms
 import pytest
-from patient import xray
 from PIL import Image
 
 from cxrseg.runtime.models import default_model
+from helpers import phantoms
+from helpers.offline import namespace, tracer
+from helpers.paths import REPO
+from helpers.patient import xray
 
-REPO = Path(__file__).parents[1]
 WATCHED = Path(__file__).parent / "watched"
 
 RECIPE = """
@@ -48,28 +47,6 @@ def entry_points() -> dict[str, tuple[str, str]]:
             name, module, function = re.split(r"[=:]", line.replace(" ", ""))
             found[name] = (module, function)
     return found
-
-
-@cache
-def namespace() -> list[str]:
-    """Return what starts a command in an empty network namespace, nothing if that is forbidden."""
-    command = ["unshare", "--net"]
-    if not shutil.which("unshare"):
-        return []
-    return (
-        command if subprocess.run([*command, "true"], capture_output=True).returncode == 0 else []
-    )
-
-
-@cache
-def tracer() -> list[str]:
-    """Return what starts a command under strace, without the log's name, nothing if forbidden."""
-    command = ["strace", "--follow-forks", "--seccomp-bpf", "-qq"]
-    command += ["--trace=bind,connect,sendto,sendmsg,sendmmsg", "--output"]
-    if not shutil.which("strace"):
-        return []
-    works = subprocess.run([*command, os.devnull, "true"], capture_output=True).returncode == 0
-    return command if works else []
 
 
 @dataclass(frozen=True)
@@ -268,7 +245,9 @@ def reports(version: str) -> bool:
     return (major, minor) >= (1, 29)
 
 
-@pytest.mark.parametrize("module", ["runtime.session", "export.runners", "benchmarks.agreement"])
+@pytest.mark.parametrize(
+    "module", ["runtime.inference.session", "export.verify.backends", "benchmarks.speed.agreement"]
+)
 def test_importing_any_part_is_enough_to_stop_them(tmp_path: Path, module: str) -> None:
     load = LOAD.format(model=str(default_model()))
     done = watch(tmp_path, f"import cxrseg.{module}; {load}", ORT_DISABLE_TELEMETRY="0")

@@ -11,10 +11,10 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from patient import xray
-from test_offline import namespace
 
-REPO = Path(__file__).parents[1]
+from helpers.offline import namespace
+from helpers.paths import REPO
+from helpers.patient import xray
 
 
 def steps() -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from cxrseg.runtime.console import echo, require_extra, run_command
+from cxrseg.runtime.terminal.console import echo, require_extra, run_command
 
 _EXTRA = (
     "torch",
@@ -156,10 +156,10 @@ def command(
     overrides["labels"] = None if labels is None else tuple(labels.replace(" ", "").split(","))
     settings = read_recipe(recipe, overrides)
     echo("cxrseg-train: loading ...", err=True)
-    from cxrseg.trainer.checkpoint import MODEL
-    from cxrseg.trainer.report import table
-    from cxrseg.trainer.run import Run
-    from cxrseg.trainer.training import train
+    from cxrseg.trainer.fit.checkpoint import MODEL
+    from cxrseg.trainer.fit.report import table
+    from cxrseg.trainer.fit.run import Run
+    from cxrseg.trainer.fit.stages import train
 
     networks: dict[str, Any] = {"average": average, "teachers": teacher}
     run = Run(data, output, settings, checkpoint, stages, **networks)  # type: ignore[arg-type]

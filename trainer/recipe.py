@@ -8,11 +8,11 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from cxrseg.runtime.errors import CxrsegError
-from cxrseg.runtime.labels import PROTOCOLS, Protocol, labels_of
-from cxrseg.trainer.adapters import AdapterConfig
-from cxrseg.trainer.augment import AugmentRecipe
-from cxrseg.trainer.quantization import QuantizationConfig
+from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.labels import PROTOCOLS, Protocol, labels_of
+from cxrseg.trainer.adapt.adapters import AdapterConfig
+from cxrseg.trainer.adapt.quantization import QuantizationConfig
+from cxrseg.trainer.data.augment import AugmentRecipe
 
 Method = Literal["adalora", "decoder", "full"]
 ModelName = Literal["vit_n", "vit_t", "vit_b", "vit_l", "vit_h"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cxrseg.runtime.errors import CxrsegError
+from cxrseg.runtime.core.errors import CxrsegError
 
 DEFAULT_MODEL = "cxrseg-vit_t-int8.onnx"
 """File name of the model used when none is named."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cxrseg.runtime.errors import CxrsegError
+from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.readers.folders import (
     Found,
     is_dicomdir,
@@ -19,7 +19,7 @@ from cxrseg.runtime.readers.folders import (
 )
 
 if TYPE_CHECKING:
-    from cxrseg.runtime.radiograph import Radiograph
+    from cxrseg.runtime.core.radiograph import Radiograph
 
 MAX_BYTES = 1 << 30
 """Largest file accepted, in bytes."""

@@ -18,13 +18,13 @@ from pydicom import uid
 from pydicom.dataset import FileDataset
 from pydicom.pixels import pixel_array
 
-from cxrseg.runtime.errors import CxrsegError
-from cxrseg.runtime.flags import Flag
-from cxrseg.runtime.gray import check_size, to_unit
-from cxrseg.runtime.orientation import Orientation
-from cxrseg.runtime.radiograph import Radiograph
+from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.flags import Flag
+from cxrseg.runtime.core.gray import check_size, to_unit
+from cxrseg.runtime.core.orientation import Orientation
+from cxrseg.runtime.core.radiograph import Radiograph
 from cxrseg.runtime.readers.codecs import UndecodableError, check_coded_size, plugin_for
-from cxrseg.runtime.readers.dicom_facts import (
+from cxrseg.runtime.readers.dicom_header import (
     FRONTAL_VIEWS,
     NOT_PROJECTION,
     OTHER_VIEWS,
@@ -34,7 +34,7 @@ from cxrseg.runtime.readers.dicom_facts import (
     spacing,
     text,
 )
-from cxrseg.runtime.readers.dicom_gray import ColorError, gray_values
+from cxrseg.runtime.readers.dicom_pixels import ColorError, gray_values
 from cxrseg.runtime.readers.polarity import INVERTED, polarity
 
 MAX_INFLATED = 1 << 30

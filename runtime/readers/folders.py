@@ -9,8 +9,8 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from cxrseg.runtime.errors import CxrsegError
-from cxrseg.runtime.outputs import IMAGE_ENDS
+from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.own_files import IMAGE_ENDS
 
 DICOMDIR = "DICOMDIR"
 """Name of the file that lists a medium's images (PS3.10 8.6)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrseg.runtime.preprocess import FLAT, resize, window
+from cxrseg.runtime.core.preprocess import FLAT, resize, window
 
 INVERTED = -0.3
 """A `polarity` below this says that dense tissue is dark."""

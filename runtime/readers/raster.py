@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from cxrseg.runtime.errors import CxrsegError
-from cxrseg.runtime.gray import check_size, to_unit
-from cxrseg.runtime.quiet import quiet
-from cxrseg.runtime.radiograph import MAX_PIXELS, Radiograph
+from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.gray import check_size, to_unit
+from cxrseg.runtime.core.radiograph import MAX_PIXELS, Radiograph
+from cxrseg.runtime.terminal.quiet import quiet
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 """Pillow's names of the formats; no other decoder is ever tried on a file."""

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import phantoms
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from cxrseg.runtime.card import METADATA_KEY, ModelCard
-from cxrseg.runtime.preprocess import Preprocessing
+from cxrseg.runtime.core.model_card import METADATA_KEY, ModelCard
+from cxrseg.runtime.core.preprocess import Preprocessing
+from helpers import phantoms
 
 SIZE = 64
 SPLITS = ("train", "test", "test", "test", "test", "external")
@@ -134,12 +134,10 @@ def phantom_csv(phantom_data: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def paper_run(
-    fine_run: Path, phantom_csv: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def paper_run(fine_run: Path, phantom_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of ``cxrseg-bench paper`` on the fine-tuned nano model."""
-    from cxrseg.benchmarks import latency, roofline
     from cxrseg.benchmarks.cli import main
+    from cxrseg.benchmarks.speed import latency, roofline
 
     folder = tmp_path_factory.mktemp("paper") / "ward7"
     args = ("paper", fine_run, "--data", phantom_csv, "-o", folder, "--runs", 2, "--threads", 1)

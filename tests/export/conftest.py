@@ -9,10 +9,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from cxrseg.export import compiling, exporting
-from cxrseg.export.exporting import Report
-from cxrseg.export.merge import Shipped
-from cxrseg.trainer.quantization import QuantizedWeight
+from cxrseg.export import pipeline as exporting
+from cxrseg.export.graph import compile as compiling
+from cxrseg.export.graph.trace import Shipped
+from cxrseg.export.pipeline import Report
+from cxrseg.trainer.adapt.quantization import QuantizedWeight
 
 Export = Callable[..., Report]
 

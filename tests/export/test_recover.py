@@ -13,13 +13,13 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 
 from cxrseg.export.cli import recover_command
-from cxrseg.export.compare import compare
-from cxrseg.export.exporting import Report, verification_images
+from cxrseg.export.pipeline import Report, verification_images
 from cxrseg.export.recover import frequencies, recover
-from cxrseg.export.runners import onnx_runner, torch_runner
-from cxrseg.runtime.errors import CxrsegError
+from cxrseg.export.verify.agreement import compare
+from cxrseg.export.verify.backends import onnx_runner, torch_runner
+from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.models import default_model
-from cxrseg.trainer.checkpoint import load
+from cxrseg.trainer.fit.checkpoint import load
 
 Call = Callable[..., object]
 

@@ -11,11 +11,11 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from phantoms import blocks
 from PIL import Image
 
-from cxrseg.runtime.card import METADATA_KEY, ModelCard
-from cxrseg.runtime.preprocess import Preprocessing
+from cxrseg.runtime.core.model_card import METADATA_KEY, ModelCard
+from cxrseg.runtime.core.preprocess import Preprocessing
+from helpers.phantoms import blocks
 
 SIZE = 64
 FIELDS = ("right_lung", "left_lung")

@@ -13,10 +13,11 @@ import pydicom
 import pytest
 
 from cxrseg.runtime import about
-from cxrseg.runtime.card import ModelCard
+from cxrseg.runtime.core.model_card import ModelCard
+from cxrseg.runtime.core.preprocess import Preprocessing
+from cxrseg.runtime.core.version import package_version
 from cxrseg.runtime.models import default_model
-from cxrseg.runtime.preprocess import Preprocessing
-from cxrseg.runtime.version import package_version
+from helpers.paths import REPO
 
 
 def facts(text: str) -> dict[str, str]:
@@ -96,5 +97,5 @@ def test_library_that_is_missing_is_told(monkeypatch) -> None:
 
 def test_code_license_is_that_of_the_package() -> None:
     setup = ConfigParser()
-    setup.read(Path(__file__).parents[2] / "setup.cfg")
+    setup.read(REPO / "setup.cfg")
     assert setup["metadata"]["license"] == about.CODE_LICENSE

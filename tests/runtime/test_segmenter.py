@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from cxrseg.runtime import CxrsegError, Radiograph, Segmenter, Spacing, read, write
-from cxrseg.runtime.labels import LABELS
+from cxrseg.runtime.core.labels import LABELS
+from cxrseg.runtime.core.own_files import is_ours
 from cxrseg.runtime.models import DEFAULT_MODEL, default_model
-from cxrseg.runtime.outputs import is_ours
 
 ALL = tuple(label.name for label in LABELS)
 
@@ -201,7 +201,7 @@ def test_errors_survive_pickling() -> None:
 def test_an_accelerator_does_one_image_at_a_time(
     model_file, chest, monkeypatch, provider: str, together: int
 ) -> None:
-    from cxrseg.runtime import session as module
+    from cxrseg.runtime.inference import session as module
 
     loaded = module.load_model(model_file(), "cpu", 1)
     barrier, most, inside = threading.Barrier(2), [0], []

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from cxrseg.trainer.lungsam import LungSAM
-from cxrseg.trainer.sam import ARCHITECTURES
+from cxrseg.trainer.networks.lungsam import LungSAM
+from cxrseg.trainer.networks.sam import ARCHITECTURES
 
 FIELDS = ("right_lung", "left_lung")
 

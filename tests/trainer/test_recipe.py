@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import cxrseg.trainer
-from cxrseg.runtime.errors import CxrsegError
+from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.trainer.recipe import Recipe, read_recipe
 
 SHIPPED = sorted((Path(cxrseg.trainer.__file__).parent / "recipes").glob("*.yaml"))

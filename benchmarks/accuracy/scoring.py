@@ -1,0 +1,237 @@
+"""How well the mask of one image agrees with its reference: both lungs together, and each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cxrseg.benchmarks.accuracy.metrics import Mask, dice, iou
+from cxrseg.benchmarks.accuracy.surfaces import compare_surfaces
+from cxrseg.benchmarks.harness.samples import Case
+from cxrseg.runtime.core.labels import LABELS, Side
+from cxrseg.runtime.core.radiograph import Spacing
+from cxrseg.runtime.core.segmentation import Segmentation
+from cxrseg.runtime.segmenter import Segmenter
+from cxrseg.trainer.data.samples import read_mask, tell_sides_apart
+
+SIDES: tuple[Side, ...] = ("right", "left")
+"""The patient's sides, in the order of every table."""
+
+TOLERANCE = 2 / 256
+"""Tolerance of NSD as a share of the image's longer side: 2 px on a grid of 256 px."""
+
+MIN_FOUND = 0.1
+"""A lung of the reference counts as not found below this Dice coefficient.
+
+Half a lung reaches 0.67; below 0.1 there is nothing, or a few pixels somewhere else.
+"""
+
+_SQUARE = 1e-3
+_VALUES = {label.side: label.value for label in LABELS}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of two masks of one image, at its native size.
+
+    Attributes:
+        dice: Dice coefficient in [0, 1].
+        iou: Intersection over union in [0, 1].
+        nsd: Normalized surface Dice in [0, 1], at `TOLERANCE`.
+        hd95_px: 95th percentile of the Hausdorff distance, pixels of the image.
+        assd_px: Average symmetric surface distance, pixels of the image.
+        hd95_mm: The same in mm; None where the spacing is not known or pixels are not square.
+        assd_mm: The same in mm, or None likewise.
+    """
+
+    dice: float
+    iou: float
+    nsd: float
+    hd95_px: float
+    assd_px: float
+    hd95_mm: float | None = None
+    assd_mm: float | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """Agreement on one image.
+
+    Attributes:
+        image: Name of the image in the CSV.
+        patient: Its patient, or the name of the image.
+        group: Its value in the grouping column; empty without one.
+        union: Agreement of both lungs together.
+        lungs: Side -> agreement of that lung; empty where the reference does not tell sides.
+        swapped: Whether each predicted lung overlaps the reference's other lung more than its
+            own.
+        missing: Sides of the reference's lungs that were not found: no such lung in the
+            prediction, or a Dice below `MIN_FOUND`. Empty where they are swapped.
+        flags: Codes of the runtime's quality flags.
+    """
+
+    image: str
+    patient: str
+    group: str
+    union: Agreement
+    lungs: Mapping[Side, Agreement]
+    swapped: bool
+    missing: tuple[Side, ...]
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference of one image.
+
+    Attributes:
+        union: bool [H, W], both lungs together.
+        lungs: Side -> bool [H, W]; both sides, or none where the reference does not tell them.
+    """
+
+    union: Mask
+    lungs: Mapping[Side, Mask]
+
+
+def read_reference(path: Path, size: tuple[int, int]) -> Reference:
+    """Read a reference mask, and its sides where they are known.
+
+    Sides are those of a label map; else of the files of the same name in sibling folders whose
+    names end in ``_right`` and ``_left`` (``masks_right/`` beside ``masks/``), the patient's
+    sides, if both are there; else of the parts, where the mask falls into two.
+
+    Args:
+        path: The mask: binary, or a label map 0, 1 = right, 2 = left.
+        size: Native (height, width) of its X-ray.
+
+    Returns:
+        The union as `path` holds it; the sides.
+
+    Raises:
+        CxrsegError: As `cxrseg.trainer.data.samples.read_mask`, for each of the files.
+    """
+    mask = read_mask(path, size)
+    union = mask != 0
+    sided = mask if mask.max() == 2 else None
+    if sided is None:
+        files = {side: _sibling(path, side) for side in SIDES}
+        if all(file.is_file() for file in files.values()):
+            return Reference(
+                union, {side: read_mask(file, size) != 0 for side, file in files.items()}
+            )
+        sided = tell_sides_apart(mask)
+    if sided is None:
+        return Reference(union, {})
+    return Reference(union, {side: sided == _VALUES[side] for side in SIDES})
+
+
+def _sibling(path: Path, side: Side) -> Path:
+    return path.parent.with_name(f"{path.parent.name}_{side}") / path.name
+
+
+def agreement(prediction: Mask, truth: Mask, pitch: float | None = None) -> Agreement:
+    """Compare two masks of one image.
+
+    Args:
+        prediction: bool [H, W].
+        truth: bool [H, W].
+        pitch: Side of a pixel in mm; None = unknown.
+
+    Returns:
+        Every measure, finite for empty masks too, see
+        `cxrseg.benchmarks.accuracy.surfaces.compare_surfaces`.
+
+    Raises:
+        ValueError: The shapes differ, or a mask is not boolean.
+    """
+    surfaces = compare_surfaces(prediction, truth, TOLERANCE * max(truth.shape))
+    return Agreement(
+        dice=dice(prediction, truth),
+        iou=iou(prediction, truth),
+        nsd=surfaces.nsd,
+        hd95_px=surfaces.hd95,
+        assd_px=surfaces.assd,
+        hd95_mm=None if pitch is None else surfaces.hd95 * pitch,
+        assd_mm=None if pitch is None else surfaces.assd * pitch,
+    )
+
+
+def pixel_pitch(spacing: Spacing | None) -> float | None:
+    """Return the side of a pixel in mm, or None where it is not known or pixels are not square."""
+    if spacing is None or not math.isclose(spacing.row, spacing.column, rel_tol=_SQUARE):
+        return None
+    return (spacing.row + spacing.column) / 2
+
+
+def is_swapped(prediction: Mapping[Side, Mask], truth: Mapping[Side, Mask]) -> bool:
+    """Tell whether each predicted lung overlaps the reference's other lung more than its own.
+
+    Args:
+        prediction: Side -> bool [H, W], both sides.
+        truth: The same of the reference.
+    """
+    right, left = (prediction[side] for side in SIDES)
+    true_right, true_left = (truth[side] for side in SIDES)
+    return _common(right, true_left) > _common(right, true_right) and _common(
+        left, true_right
+    ) > _common(left, true_left)
+
+
+def _common(first: Mask, second: Mask) -> int:
+    return int(np.count_nonzero(first & second))
+
+
+def compare(result: Segmentation, reference: Reference, case: Case, group: str = "") -> Score:
+    """Compare the segmentation of one image with its reference.
+
+    Args:
+        result: The segmentation, at the image's native size.
+        reference: The reference, of the same size.
+        case: The image; its files are not read.
+        group: Its value in the grouping column.
+    """
+    pitch = pixel_pitch(result.spacing)
+    prediction: dict[Side, Mask] = {side: result.mask == _VALUES[side] for side in SIDES}
+    lungs = {
+        side: agreement(prediction[side], truth, pitch) for side, truth in reference.lungs.items()
+    }
+    swapped = bool(lungs) and is_swapped(prediction, reference.lungs)
+    return Score(
+        image=case.name,
+        patient=case.patient,
+        group=group,
+        union=agreement(result.mask != 0, reference.union, pitch),
+        lungs=lungs,
+        swapped=swapped,
+        missing=tuple(
+            side
+            for side, each in lungs.items()
+            if not swapped and each.dice < MIN_FOUND and reference.lungs[side].any()
+        ),
+        flags=tuple(flag.code for flag in result.flags),
+    )
+
+
+def score(segmenter: Segmenter, cases: Iterable[Case], by: str | None = None) -> Iterator[Score]:
+    """Segment images and compare each with its reference mask at native size.
+
+    Args:
+        segmenter: The loaded model.
+        cases: Images with masks.
+        by: Column whose value becomes the group.
+
+    Yields:
+        One score per case, in order.
+
+    Raises:
+        CxrsegError: An image or mask cannot be read, or their sizes differ.
+    """
+    for case in cases:
+        result = segmenter.segment(case.image)
+        height, width = result.mask.shape
+        reference = read_reference(case.mask, (height, width))
+        yield compare(result, reference, case, case.row[by] if by else "")

@@ -1,0 +1,125 @@
+"""The model's file, or its two files: how large, how written, and put in their place together."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx
+import onnx_ir as ir
+
+from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.inference.session import MAX_MODEL_BYTES
+
+ONE_FILE = MAX_MODEL_BYTES
+"""Most bytes of a model in one file: what the runtime reads, below the 2 GiB of protobuf. The
+weights of a larger one go to a second file."""
+
+DATA_SUFFIX = ".data"
+"""What the second file is called after the first."""
+
+
+def serialized_size(model: ir.Model) -> int:
+    """Return the bytes of a model as one file, without making them.
+
+    Args:
+        model: The graph, whose constants are numeric.
+    """
+    constants = dict(model.graph.initializers)
+    model.graph.initializers.clear()
+    try:
+        proto = ir.to_proto(model)
+    finally:
+        model.graph.initializers.update(constants)
+    graph = proto.graph.ByteSize()
+    for name, value in constants.items():
+        if (tensor := value.const_value) is not None:
+            header = onnx.TensorProto(name=name, data_type=tensor.dtype, dims=tensor.shape.numpy())
+            graph += _field(header.ByteSize() + _field(tensor.nbytes))
+    proto.ClearField("graph")
+    return int(proto.ByteSize() + _field(graph))
+
+
+def _field(length: int) -> int:
+    """Return the bytes that protobuf needs for a field of `length` bytes: tag, length, content."""
+    return 1 + max(1, -(-length.bit_length() // 7)) + length
+
+
+def save(model: ir.Model, path: Path) -> tuple[Path, ...]:
+    """Write a model; above `ONE_FILE` bytes its weights go to a second file beside the first.
+
+    Returns:
+        What was written, the ONNX file first. It refers to the second by its bare name.
+    """
+    if serialized_size(model) <= ONE_FILE:
+        proto = ir.to_proto(model)
+        del proto.graph.value_info[:]  # whoever loads the file infers them
+        path.write_bytes(proto.SerializeToString())
+        return (path,)
+    data = path.with_name(path.name + DATA_SUFFIX)
+    ir.save(model, path, external_data=data.name)
+    return path, data
+
+
+def require_place(output: Path, source: Path) -> None:
+    """Check, before long work, that a file can be written there.
+
+    Args:
+        output: The file.
+        source: What it is made from.
+
+    Raises:
+        CxrsegError: Its folder is missing or read-only, or it would replace its source.
+    """
+    if output.resolve() == source.resolve():
+        raise CxrsegError(output, "would be replaced by its own result", "choose another -o")
+    folder = output.resolve().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise CxrsegError(folder, "no folder that can be written to", "choose another -o")
+
+
+@contextmanager
+def staged(output: Path) -> Iterator[Path]:
+    """Give a path of the same name in a temporary folder beside `output`.
+
+    At the end each file in that folder takes its place beside `output`, `output` itself last. When
+    the block fails none does, and what was there stays as it was; when a later file cannot be put
+    in place, those before it are removed.
+
+    Raises:
+        CxrsegError: The files cannot be written or put in place; an OSError of the block counts as
+            such.
+    """
+    placed: list[Path] = []
+    try:
+        # In the same folder, because a rename is atomic within one file system only.
+        with TemporaryDirectory(prefix=".cxrseg-", suffix=".tmp", dir=output.parent) as folder:
+            yield Path(folder, output.name)
+            files = sorted(Path(folder).iterdir(), key=lambda file: file.name == output.name)
+            places = [output.with_name(file.name) for file in files]
+            for place in places:
+                if place.is_dir():
+                    raise IsADirectoryError(f"{place.name} is a folder")
+            for file, place in zip(files, places, strict=True):
+                file.replace(place)
+                placed.append(place)
+    except OSError as error:
+        for place in placed:
+            with suppress(OSError):  # must not hide the failure that led here
+                place.unlink()
+        cause = f"cannot be written ({error.strerror or error})"
+        raise CxrsegError(output, cause, "choose another -o") from error
+
+
+def digest(files: Sequence[Path]) -> str:
+    """Return the SHA-256 of files one after the other, lower-case hex."""
+    found = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                found.update(block)
+    return found.hexdigest()

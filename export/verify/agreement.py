@@ -1,0 +1,122 @@
+"""Do two programs see the same lungs? Masks compared pixel by pixel; no PyTorch needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrseg.runtime.core.labels import PROTOCOLS, label_named
+from cxrseg.runtime.core.preprocess import Preprocessing, preprocess
+from cxrseg.runtime.inference.postprocess import enlarge, label_mask
+
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""float32 [1, 1, S, S] -> logits float32 [C, S / 4, S / 4]."""
+
+LEAST_LUNG = 0.01
+"""Share of the image that counts as a lung found."""
+
+ENOUGH = 0.999
+"""Least share of pixels on which PyTorch and ONNX Runtime must agree, on average."""
+
+ENOUGH_WORST = 0.995
+"""The same for the worst image."""
+
+ENOUGH_TRAINED = 0.995
+"""Least share on average where a few activations may move over a rounding step: against the network
+as it was trained, before biases became int32 and the rest FP16, and for FP16 computation."""
+
+ENOUGH_TRAINED_WORST = 0.98
+"""The same for the worst image."""
+
+
+ENOUGH_DRAWN = 0.95
+"""Least share on average of a float network with its INT8 file on drawn images, which are like none
+that it was trained on, so that rounding moves more."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Share of pixels with the same label, over images.
+
+    Attributes:
+        mean: Over all images.
+        worst: Of the worst image.
+        images: Number of images.
+        with_lungs: Number of images on which the second runner's masks hold a lung: two empty
+            masks agree and prove nothing.
+    """
+
+    mean: float
+    worst: float
+    images: int
+    with_lungs: int
+
+
+def synthetic_radiographs(count: int, seed: int = 0) -> list[NDArray[np.float32]]:
+    """Draw simple chests, for a verification without patient data.
+
+    Two dark lungs beside a bright middle, with ribs, gradients and noise; not for training.
+
+    Returns:
+        float32 [256, 256] images in [0, 1].
+    """
+    rng = np.random.default_rng(seed)
+    side = 256
+    y, x = np.mgrid[:side, :side] / side
+    images = []
+    for _ in range(count):
+        image = 0.7 + 0.2 * rng.normal() * (y - 0.5) + 0.05 * np.sin(40 * y + 6 * np.abs(x - 0.5))
+        for middle in (0.3, 0.7):
+            cx, cy = middle + 0.02 * rng.normal(), 0.45 + 0.03 * rng.normal()
+            width, height = rng.uniform(0.12, 0.17), rng.uniform(0.26, 0.34)
+            inside = ((x - cx) / width) ** 2 + ((y - cy) / height) ** 2
+            image -= 0.45 / (1 + np.exp(12 * (inside - 1)))
+        noise = cv2.GaussianBlur(rng.normal(size=(side, side)), (0, 0), 2)
+        image += rng.uniform(0.02, 0.06) * noise
+        images.append(np.clip(image, 0, 1).astype(np.float32))
+    return images
+
+
+def masks_of(
+    logits: NDArray[np.float32], labels: Sequence[str], size: int
+) -> list[NDArray[np.uint8]]:
+    """Return a label mask of `size` for each protocol among the labels, as the runtime makes it."""
+    masks = []
+    known = [label_named(name) for name in labels]
+    for protocol in PROTOCOLS:
+        channels = [i for i, label in enumerate(known) if label.protocol == protocol]
+        if channels:
+            planes = [enlarge(logits[i], (size, size)) for i in channels]
+            masks.append(label_mask(planes, [known[i] for i in channels]))
+    return masks
+
+
+def compare(
+    first: Run,
+    second: Run,
+    radiographs: Sequence[NDArray[np.float32]],
+    spec: Preprocessing,
+    labels: Sequence[str],
+) -> Agreement:
+    """Compare the masks of two runners.
+
+    Args:
+        first: One runner.
+        second: The other.
+        radiographs: float32 [H, W] images, at least one.
+        spec: The input contract.
+        labels: Channel names.
+    """
+    shares, with_lungs = [], 0
+    for pixels in radiographs:
+        batch = preprocess(pixels, spec)[None, None]
+        found = masks_of(first(batch), labels, spec.size)
+        expected = masks_of(second(batch), labels, spec.size)
+        pairs = zip(found, expected, strict=True)
+        shares.append(float(np.mean([np.mean(a == b) for a, b in pairs])))
+        with_lungs += all(np.mean(mask > 0) >= LEAST_LUNG for mask in expected)
+    return Agreement(float(np.mean(shares)), float(np.min(shares)), len(shares), with_lungs)

@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from cxrseg.benchmarks.accuracy.metrics import bootstrap_interval, dice, iou
+from cxrseg.benchmarks.accuracy.picture import REFERENCE, TILE, outlines
+from cxrseg.benchmarks.accuracy.scoring import agreement
+from cxrseg.runtime.core.own_files import is_ours
+from cxrseg.runtime.core.radiograph import Spacing
+from cxrseg.runtime.core.segmentation import Segmentation
+from cxrseg.runtime.readers import read
+from cxrseg.runtime.segmenter import Segmenter
+from helpers import phantoms
+
+Bench = Callable[..., Any]
+
+
+@pytest.fixture
+def record(bench: Bench, model: Path, data: Path, tmp_path: Path) -> dict[str, Any]:
+    output = tmp_path / "accuracy.json"
+    result = bench(
+        "accuracy", model, "--data", data, "-o", output, "--device", "cpu", "--threads", 1
+    )
+    assert result.code == 0, result.err
+    return json.loads(output.read_text())  # type: ignore[no-any-return]
+
+
+def test_figures_are_those_of_the_masks(record: dict[str, Any], model: Path, data: Path) -> None:
+    segmenter = Segmenter(model, "cpu", 1)
+    assert [each["image"] for each in record["images"]] == [f"images/{n}.png" for n in range(1, 5)]
+    for number, each in enumerate(record["images"], start=1):
+        found = segmenter.segment(data.parent / each["image"]).mask != 0
+        truth = phantoms.draw(number, (96, 80)).mask != 0
+        assert each["dice"] == pytest.approx(dice(found, truth), abs=1e-6)
+        assert each["iou"] == pytest.approx(iou(found, truth), abs=1e-6)
+        assert each["source"] == ("a" if number % 2 else "b")
+        assert each["dice"] > 0.3
+        expected = agreement(found, truth)
+        for name in ("nsd", "hd95_px", "assd_px"):
+            assert each[name] == pytest.approx(getattr(expected, name), abs=1e-6)
+        assert each["hd95_mm"] is each["assd_mm"] is None, "PNG tells no spacing"
+
+
+def test_each_lung(record: dict[str, Any], model: Path, data: Path) -> None:
+    """Label maps and binary masks of two parts tell the same sides."""
+    segmenter = Segmenter(model, "cpu", 1)
+    for number, each in enumerate(record["images"], start=1):
+        found = segmenter.segment(data.parent / each["image"]).mask
+        truth = phantoms.draw(number, (96, 80)).mask
+        for value, side in ((1, "right"), (2, "left")):
+            expected = dice(found == value, truth == value)
+            assert each["lungs"][side]["dice"] == pytest.approx(expected, abs=1e-6)
+        assert each["swapped"] is False
+        assert each["missing"] == []
+    summary = record["summary"]["all"]
+    assert (summary["sided"], summary["swapped"], summary["missing"]) == (4, 0, 0)
+    assert summary["lungs"]["left"]["hd95_px"]["images"] == 4
+    assert record["swapped"] == record["missing"] == []
+
+
+def test_swapped_and_missing_lungs_are_named(
+    bench: Bench, model: Path, data: Path, tmp_path: Path
+) -> None:
+    masks = data.parent / "masks"
+    found = {
+        n: Segmenter(model, "cpu").segment(data.parent / f"images/{n}.png").mask for n in (1, 3)
+    }
+    cv2.imwrite(str(masks / "1.png"), (3 - found[1]) * (found[1] > 0))
+    moved = found[3].copy()
+    moved[moved == 2] = 0
+    moved[:4, -4:] = 2
+    cv2.imwrite(str(masks / "3.png"), moved)
+    output = tmp_path / "sides.json"
+    result = bench("accuracy", model, "--data", data, "-o", output)
+    record = json.loads(output.read_text())
+    assert record["swapped"] == ["images/1.png"]
+    assert record["missing"] == [{"image": "images/3.png", "lungs": ["left"]}]
+    assert record["summary"]["source a"]["swapped"] == 1
+    assert record["summary"]["source b"]["missing"] == 0
+    for text in ("right and left swapped", "left lung not found"):
+        assert text in result.out
+        assert text in output.with_suffix(".md").read_text()
+
+
+def test_masks_without_sides(bench: Bench, model: Path, data: Path, tmp_path: Path) -> None:
+    one = np.zeros((96, 80), np.uint8)
+    one[20:70, 10:70] = 255
+    for number in range(1, 5):
+        cv2.imwrite(str(data.parent / f"masks/{number}.png"), one)
+    output = tmp_path / "union.json"
+    result = bench("accuracy", model, "--data", data, "-o", output)
+    record = json.loads(output.read_text())
+    assert {each["lungs"] for each in record["images"]} == {None}
+    assert {each["swapped"] for each in record["images"]} == {None}
+    assert record["summary"]["all"]["lungs"] is None
+    assert "No reference tells right from left" in result.out
+    assert "lung of" not in result.out
+
+
+def test_distances_in_millimeters(
+    bench: Bench, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spacing = Spacing(0.5, 0.5, "test")
+    plain = Segmenter.segment
+
+    def spaced(self: Segmenter, image: Path) -> Segmentation:
+        result = plain(self, image)
+        return replace(result, spacing=spacing if image.stem in ("1", "3") else None)
+
+    monkeypatch.setattr(Segmenter, "segment", spaced)
+    output = tmp_path / "mm.json"
+    result = bench("accuracy", model, "--data", data, "-o", output)
+    record = json.loads(output.read_text())
+    first, second = record["images"][:2]
+    assert first["hd95_mm"] == pytest.approx(first["hd95_px"] / 2, abs=1e-6)
+    assert second["hd95_mm"] is None
+    assert record["summary"]["all"]["assd_mm"]["images"] == 2
+    assert record["summary"]["source b"]["assd_mm"] is None
+    assert "HD95 mm" in result.out
+
+
+def read_picture(path: Path) -> Any:
+    return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+
+
+def test_picture(bench: Bench, model: Path, data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "worst.png"
+    for _ in range(2):  # An earlier picture is replaced.
+        result = bench("accuracy", model, "--data", data, "--picture", path)
+        assert result.code == 0, result.err
+        assert "patients" in result.out.splitlines()[-1]
+    assert is_ours(path)
+    height, width, _ = read_picture(path).shape
+    assert width > 4 * TILE
+    assert TILE < height < 2 * TILE, "four images in one row"
+    assert list(tmp_path.glob("*.png")) == [path]
+
+
+def test_picture_shows_both_outlines(model: Path, data: Path) -> None:
+    radiograph = read(data.parent / "images/1.png")
+    result = Segmenter(model, "cpu").segment(radiograph)
+    truth = np.zeros((96, 80), np.bool_)
+    truth[20:60, 20:60] = True
+    canvas = outlines(result, radiograph, truth)
+    assert canvas.shape == (TILE, round(TILE * 80 / 96), 3)
+    drawn = (canvas == REFERENCE).all(axis=2)
+    rows, columns = np.nonzero(drawn)
+    scale = TILE / 96
+    assert rows.min() == pytest.approx(20 * scale, abs=2)
+    assert columns.max() == pytest.approx(60 * scale, abs=2)
+    colored = np.ptp(canvas.astype(int), axis=2) > 100
+    assert np.count_nonzero(colored & ~drawn) > 100, "the model's outline"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("x.jpg", "does not end in .png"), ("none/x.png", "no such folder")]
+)
+def test_picture_errors(bench: Bench, tmp_path: Path, data: Path, name: str, message: str) -> None:
+    # The model does not exist either: the picture is checked before it is loaded.
+    result = bench("accuracy", tmp_path / "no.onnx", "--data", data, "--picture", tmp_path / name)
+    assert result.code == 1
+    assert message in result.err
+
+
+def test_picture_keeps_files_of_others(bench: Bench, model: Path, data: Path) -> None:
+    image = data.parent / "images/1.png"
+    before = image.read_bytes()
+    result = bench("accuracy", model, "--data", data, "--picture", image)
+    assert result.code == 1
+    assert "was not written by cxrseg" in result.err
+    assert image.read_bytes() == before
+
+
+def test_help_says_that_the_picture_shows_patients(bench: Bench) -> None:
+    assert "patients" in bench("accuracy", "--help").out.partition("--picture")[2]
+
+
+def test_summary(record: dict[str, Any]) -> None:
+    values = [each["dice"] for each in record["images"]]
+    summary = record["summary"]
+    assert list(summary) == ["source a", "source b", "all"]
+    everything = summary["all"]
+    assert (everything["images"], everything["patients"]) == (4, 3)
+    assert everything["dice"]["mean"] == pytest.approx(np.mean(values), abs=1e-6)
+    assert everything["dice"]["sd"] == pytest.approx(np.std(values, ddof=1), abs=1e-6)
+    assert everything["dice"]["median"] == pytest.approx(np.median(values), abs=1e-6)
+    assert everything["dice"]["images"] == 4
+    distances = [each["hd95_px"] for each in record["images"]]
+    assert everything["hd95_px"]["p95"] == pytest.approx(np.percentile(distances, 95), abs=1e-6)
+    assert everything["dice"]["p5"] == pytest.approx(np.percentile(values, 5), abs=1e-6)
+    interval = bootstrap_interval(values, ["p0", "p1", "p1", "p2"], 0)
+    assert everything["dice"]["ci95"] == pytest.approx(interval, abs=2e-6)
+    assert summary["source a"]["images"] == summary["source b"]["images"] == 2
+    assert record["worst"] == [
+        each["image"] for each in sorted(record["images"], key=lambda each: each["dice"])
+    ]
+
+
+def test_record_tells_how_it_was_made(
+    record: dict[str, Any], model: Path, data: Path, tmp_path: Path
+) -> None:
+    assert record["model"] == {
+        "file": "tiny.onnx",
+        "name": "tiny",
+        "version": "9.9",
+        "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+    }
+    assert record["settings"] == {
+        "provider": "CPUExecutionProvider",
+        "threads": 1,
+        "protocol": "fields",
+    }
+    assert record["data"] == {
+        "csv": "pairs.csv",
+        "sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
+        "split": "test",
+        "where": [],
+        "limit": None,
+        "images": 4,
+    }
+    assert record["command"].startswith("cxrseg-bench accuracy")
+    assert {"date", "versions", "machine", "seed"} <= set(record)
+    markdown = (tmp_path / "accuracy.md").read_text()
+    for text in (
+        record["command"],
+        record["model"]["sha256"],
+        "| all, left",
+        "images/1.png",
+        "NSD",
+    ):
+        assert text in markdown
+    for written in (json.dumps(record), markdown):
+        assert str(tmp_path) not in written
+
+
+def test_runs_repeat(bench: Bench, model: Path, data: Path, tmp_path: Path) -> None:
+    records = []
+    for name in ("one.json", "two.json"):
+        bench("accuracy", model, "--data", data, "-o", tmp_path / name, "--device", "cpu")
+        records.append(json.loads((tmp_path / name).read_text()))
+        del records[-1]["date"], records[-1]["command"]
+    assert records[0] == records[1]
+
+
+def test_table_is_printed(bench: Bench, model: Path, data: Path) -> None:
+    result = bench("accuracy", model, "--data", data, "--where", "source=a", "--by", "patient")
+    assert result.code == 0
+    assert result.err == ""
+    lines = result.out.splitlines()
+    assert lines[0] == "tiny.onnx on pairs.csv, split test"
+    assert [line.split("|")[1].strip() for line in (lines[2], *lines[4:7])] == [
+        "images of",
+        "patient p0",
+        "patient p1",
+        "all",
+    ]
+    assert len({len(line) for line in lines[2:7]}) == 1, "aligned"
+    assert not list(data.parent.glob("*.json"))
+
+
+def test_external_only_on_request(bench: Bench, model: Path, data: Path) -> None:
+    assert "images/5.png" not in bench("accuracy", model, "--data", data).out
+    result = bench("accuracy", model, "--data", data, "--split", "external")
+    assert "images/5.png" in result.out
+    assert "images/4.png" not in result.out
+
+
+def test_half_of_the_lungs(bench: Bench, model: Path, data: Path, tmp_path: Path) -> None:
+    found = Segmenter(model, "cpu").segment(data.parent / "images/5.png").mask
+    right, left = np.count_nonzero(found == 1), np.count_nonzero(found == 2)
+    cv2.imwrite(str(data.parent / "masks/5.png"), np.where(found == 1, 255, 0).astype(np.uint8))
+    output = tmp_path / "half.json"
+    bench("accuracy", model, "--data", data, "--split", "external", "-o", output)
+    (image,) = json.loads(output.read_text())["images"]
+    assert image["dice"] == pytest.approx(2 * right / (2 * right + left), abs=1e-6)
+    assert image["iou"] == pytest.approx(right / (right + left), abs=1e-6)
+
+
+def test_flags_are_recorded(bench: Bench, model: Path, data: Path, tmp_path: Path) -> None:
+    blank = np.full((96, 80), 200, np.uint8)
+    blank[:8, :8] = 0
+    cv2.imwrite(str(data.parent / "images/5.png"), blank)
+    alone = data.parent / "alone.csv"
+    alone.write_text("image,mask,split\nimages/5.png,masks/5.png,test\n")
+    output = tmp_path / "flags.json"
+    result = bench("accuracy", model, "--data", alone, "-o", output)
+    assert result.code == 0
+    record = json.loads(output.read_text())
+    flags = Segmenter(model, "cpu").segment(data.parent / "images/5.png").flags
+    assert record["images"][0]["flags"] == [flag.code for flag in flags] != []
+    assert list(record["summary"]) == ["all"], "no column source, no groups"
+    assert record["summary"]["all"]["dice"]["ci95"] is None
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--split", "none"], "no row has"),
+        (["--where", "color=gray"], "has no column 'color'"),
+        (["--by", "color"], "has no column 'color'"),
+        (["--protocol", "whole"], "--protocol whole"),
+        (["-o", "none/x.json"], "no such folder"),
+    ],
+)
+def test_errors(bench: Bench, model: Path, data: Path, args: list[str], message: str) -> None:
+    result = bench("accuracy", model, "--data", data, *args)
+    assert result.code == 1
+    assert result.err.startswith("error: ")
+    assert message in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_missing_files_are_told_before_the_work(bench: Bench, tmp_path: Path, data: Path) -> None:
+    (data.parent / "images/4.png").unlink()
+    # The model does not exist either: the data are checked before it is loaded.
+    result = bench("accuracy", tmp_path / "none.onnx", "--data", data)
+    assert result.code == 1
+    assert "4.png: no such image file" in result.err
+
+
+def test_mask_of_another_size(bench: Bench, model: Path, data: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(data.parent / "masks/2.png"), np.zeros((80, 96), np.uint8))
+    result = bench("accuracy", model, "--data", data, "-o", tmp_path / "x.json")
+    assert result.code == 1
+    assert "2.png: the mask is 96 x 80, its image 80 x 96;" in result.err
+    assert not (tmp_path / "x.json").exists()
+
+
+@pytest.mark.parametrize("args", [[], ["--where", "source"], ["--where", "=a"], ["--limit", "0"]])
+def test_wrong_usage(bench: Bench, model: Path, data: Path, args: list[str]) -> None:
+    data_args = ["--data", data] if args else []
+    assert bench("accuracy", model, *data_args, *args).code == 2
+
+
+@pytest.mark.parametrize("args", [["--help"], ["accuracy", "--help"]])
+def test_help_loads_nothing_heavy(args: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from cxrseg.benchmarks.cli import main\n"
+        "try:\n"
+        f"    main({args!r})\n"
+        "except SystemExit as stop:\n"
+        "    assert not stop.code\n"
+        "heavy = {'torch', 'onnxruntime', 'cv2', 'numpy', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "accuracy" in result.stdout or "MODEL" in result.stdout

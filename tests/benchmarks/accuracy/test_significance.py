@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from cxrseg.benchmarks.accuracy.paired import compare
+from cxrseg.runtime.core.own_files import is_ours
+
+Bench = Callable[..., Any]
+
+
+@pytest.fixture
+def other(model: Path, tmp_path: Path) -> Path:
+    """Return a model that takes less for dark."""
+    copy = onnx.load(str(model))
+    for weight in copy.graph.initializer:
+        if weight.name == "level":
+            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) - 0.1, "level"))
+    path = tmp_path / "other.onnx"
+    onnx.save(copy, str(path))
+    return path
+
+
+@pytest.fixture
+def results(bench: Bench, model: Path, other: Path, data: Path, tmp_path: Path) -> list[Path]:
+    """Return results of accuracy of both models."""
+    paths = []
+    for each in (model, other):
+        paths.append(tmp_path / f"accuracy-{each.stem}.json")
+        done = bench("accuracy", each, "--data", data, "-o", paths[-1], "--device", "cpu")
+        assert done.code == 0, done.err
+    return paths
+
+
+def test_record_is_that_of_the_scores(
+    bench: Bench, model: Path, other: Path, data: Path, results: list[Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "significance.json"
+    args = ("significance", model, other, "--data", data, "--device", "cpu")
+    done = bench(*args, "-o", output, "--margin", 0.01)
+    assert done.code == 0, done.err
+    record = json.loads(output.read_text())
+    scores = [[e["dice"] for e in json.loads(p.read_text())["images"]] for p in results]
+    patients = ["p0", "p1", "p1", "p2"]
+    expected = compare(scores[0], scores[1], patients, 0.01)
+    found = record["groups"]["all"]
+    assert found["difference"] == pytest.approx(expected.difference) != 0
+    assert found["patients"] == 3
+    assert found["tost_p"] == pytest.approx(expected.tost_p)
+    assert found["holm_p"] is None
+    assert found["verdict"] == expected.verdict
+    assert set(record["groups"]) == {"source a", "source b", "all"}
+    holms = [record["groups"][f"source {name}"]["holm_p"] for name in "ab"]
+    assert all(p is not None for p in holms)
+    assert record["settings"]["margin"] == 0.01
+    assert [each["file"] for each in record["models"]] == ["tiny.onnx", "other.onnx"]
+    assert "scipy" in record["versions"]
+    for end in (".png", ".svg"):
+        assert (tmp_path / f"significance-differences{end}").stat().st_size > 1000
+    assert is_ours(tmp_path / "significance-differences.png")
+    page = output.with_suffix(".md").read_text()
+    assert "| source a" in page and "significance-differences.svg" in page
+
+    again = bench(*args, "-o", output, "--margin", 0.01)
+    assert again.code == 0, "an earlier result is replaced"
+
+
+def test_two_results_say_the_same_as_two_models(
+    bench: Bench, model: Path, other: Path, data: Path, results: list[Path], tmp_path: Path
+) -> None:
+    def groups(*args: object) -> Any:
+        output = tmp_path / "significance.json"
+        done = bench("significance", *args, "-o", output)
+        assert done.code == 0, done.err
+        return json.loads(output.read_text())["groups"]
+
+    fresh = groups(model, other, "--data", data, "--device", "cpu")
+    assert groups(*results, "--data", data) == fresh
+    alone = groups(*results)
+    assert alone["all"]["patients"] == alone["all"]["images"] == 4, "patients are not known"
+    assert alone["source b"]["difference"] == fresh["source b"]["difference"]
+    same = groups(results[0], results[0])
+    assert same["all"]["difference"] == 0
+    assert same["all"]["verdict"] == "equivalent"
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda r: r["images"].pop(), "other images"),
+        (lambda r: r.update(benchmark="latency"), "no accuracy result"),
+        (lambda r: r["images"][0].update(dice=7), "no accuracy result"),
+        (lambda r: r["settings"].update(protocol="whole"), "--protocol whole"),
+        (lambda r: r["data"].update(split="val"), "--split val"),
+    ],
+)
+def test_results_that_do_not_fit(
+    bench: Bench, results: list[Path], change: Callable[[Any], object], cause: str
+) -> None:
+    record = json.loads(results[1].read_text())
+    change(record)
+    results[1].write_text(json.dumps(record))
+    done = bench("significance", *results)
+    assert done.code == 1
+    assert len(done.err.splitlines()) == 1
+    assert results[1].name in done.err and cause in done.err
+
+
+def test_missing_image_is_named(bench: Bench, results: list[Path], data: Path) -> None:
+    record = json.loads(results[1].read_text())
+    gone = record["images"].pop()["image"]
+    results[1].write_text(json.dumps(record))
+    done = bench("significance", *results, "--data", data)
+    assert done.code == 1 and gone in done.err
+
+
+def test_a_model_needs_images(bench: Bench, model: Path, results: list[Path]) -> None:
+    done = bench("significance", model, results[0])
+    assert done.code == 2 and "--data" in done.err
+
+
+def test_foreign_figure_is_kept(bench: Bench, results: list[Path], tmp_path: Path) -> None:
+    figure = tmp_path / "new-differences.svg"
+    figure.write_text("<svg/>")
+    done = bench("significance", *results, "-o", tmp_path / "new.json")
+    assert done.code == 1 and figure.name in done.err
+    assert figure.read_text() == "<svg/>"
+    assert not (tmp_path / "new.json").exists()

@@ -1,0 +1,119 @@
+"""What is parsed beside images, given anything at all: a value or the one error, nothing else."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom.fileset import FileSet
+
+from cxrseg.runtime import CxrsegError
+from cxrseg.runtime.core.model_card import ModelCard
+from cxrseg.runtime.core.own_files import is_ours
+from cxrseg.runtime.core.preprocess import Preprocessing
+from cxrseg.runtime.readers import scan
+from helpers.patient import chest
+
+FUZZ = settings(
+    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture(scope="module")
+def listing(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Return a DICOMDIR of two images."""
+    folder = tmp_path_factory.mktemp("medium")
+    media = FileSet()
+    for number in (1, 2):
+        dataset = chest(SOPInstanceUID=f"1.2.{number}", SeriesNumber=1, InstanceNumber=number)
+        media.add(dataset)
+    media.write(folder)
+    return (folder / "DICOMDIR").read_bytes()
+
+
+def check_listing(folder: Path, content: bytes) -> int:
+    """Read a DICOMDIR; return how many images it stands for."""
+    path = folder / "DICOMDIR"
+    path.write_bytes(content)
+    found = 0
+    for each in scan(path):
+        if isinstance(each, CxrsegError):
+            assert "\n" not in str(each) and each.remedy
+        else:
+            assert each.path.resolve().is_relative_to(folder.resolve())
+            found += 1
+    return found
+
+
+def test_whole_listing(tmp_path: Path, listing: bytes) -> None:
+    assert check_listing(tmp_path, listing) == 2
+
+
+@FUZZ
+@given(data=st.data())
+def test_damaged_listing(tmp_path: Path, listing: bytes, data: st.DataObject) -> None:
+    content = bytearray(listing)
+    for place in data.draw(st.lists(st.integers(132, len(listing) - 1), max_size=8)):
+        content[place] = data.draw(st.integers(0, 255))
+    end = data.draw(st.one_of(st.just(len(listing)), st.integers(1, len(listing))))
+    check_listing(tmp_path, bytes(content[:end]))
+
+
+@FUZZ
+@given(st.lists(st.text(max_size=12), max_size=4))
+def test_listed_names(tmp_path: Path, parts: list[str]) -> None:
+    dataset = chest(PixelData=None)
+    record = chest(PixelData=None)
+    record.DirectoryRecordType = "IMAGE"
+    record.add_new("ReferencedFileID", "LO", parts)
+    dataset.DirectoryRecordSequence = [record]
+    # Letters that the file's character set lacks are written as it can.
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    check_listing(tmp_path, buffer.getvalue())
+
+
+@FUZZ
+@given(
+    st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", bytes(128) + b"DICM", b'{"program": "cxrseg']),
+    st.binary(max_size=300),
+)
+def test_files_of_others_are_not_ours(tmp_path: Path, head: bytes, tail: bytes) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(head + tail)
+    marks = (b"Software\0cxrseg", b'"program": "cxrseg ')
+    assert not is_ours(path) or any(mark in head + tail for mark in marks)
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+CARD = json.loads(ModelCard("x", "1", ("right_lung",), Preprocessing(64)).to_json())
+
+
+@FUZZ
+@given(st.dictionaries(st.sampled_from([*CARD, "other"]), JSON, max_size=3))
+def test_model_card_is_read_or_refused(changes: dict[str, object]) -> None:
+    text = json.dumps(CARD | changes)
+    try:
+        card = ModelCard.from_json(text)
+    # What the loading of a model tells in one line.
+    except (ValueError, OverflowError):
+        return
+    assert ModelCard.from_json(card.to_json()).to_json() == card.to_json()
+
+
+@FUZZ
+@given(st.text(max_size=60))
+def test_text_is_no_model_card(text: str) -> None:
+    with pytest.raises(ValueError):
+        ModelCard.from_json(text)

@@ -1,0 +1,359 @@
+"""The checkpoint format: the same network comes back, and nothing in a file is ever run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.preprocess import Preprocessing
+from cxrseg.trainer.adapt.adapters import AdapterConfig, adapted_layers, add_adapters
+from cxrseg.trainer.adapt.quantization import QuantizationConfig, calibrate, quantize
+from cxrseg.trainer.fit.checkpoint import (
+    FORMAT_VERSION,
+    Description,
+    average,
+    contents,
+    float_state,
+    load,
+    save,
+    select_labels,
+    start_from,
+)
+from cxrseg.trainer.networks.lungsam import LungSAM
+
+Make = Callable[..., LungSAM]
+
+FIELDS = ("right_lung", "left_lung")
+WHOLE = ("right_lung_whole", "left_lung_whole")
+ADAPTERS = AdapterConfig(init_rank=4, target_rank=2)
+QUANTIZATION = QuantizationConfig(keep_float=("image_encoder.neck.*", "*.1.attn.matmul"))
+
+
+def describe(model: LungSAM, **more: Any) -> Description:
+    return Description(model.architecture, model.labels, Preprocessing(model.image_size), **more)
+
+
+def adapt(model: LungSAM) -> None:
+    add_adapters(model, ADAPTERS, 10)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for layer in adapted_layers(model).values():
+            value = layer.lora_E["default"]
+            value.copy_(5 * torch.randn(value.shape, generator=generator))
+
+
+@pytest.fixture
+def finished(nano: Make, images: Tensor, tmp_path: Path) -> tuple[Path, LungSAM]:
+    """Return a checkpoint with adapters and quantizers, and the network in it."""
+    model = nano()
+    adapt(model)
+    quantize(model, QUANTIZATION)
+    calibrate(model, [images])
+    description = describe(
+        model,
+        stage=2,
+        method="adalora",
+        adapters=ADAPTERS,
+        quantization=QUANTIZATION,
+        ranks={"a": 3},
+        data={"clinic/fields/train": 7},
+        metrics={"val_dice": 0.5},
+        version="1.2",
+    )
+    path = tmp_path / "model.ckpt"
+    save(model, description, path)
+    return path, model
+
+
+def damaged(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Write `path` anew with its contents changed in place."""
+    data = torch.load(path, weights_only=True)
+    change(data)
+    torch.save(data, path)
+    return path
+
+
+@torch.no_grad()
+def test_round_trip(finished: tuple[Path, LungSAM], images: Tensor) -> None:
+    path, model = finished
+    loaded = load(path)
+    assert not loaded.model.training
+    torch.testing.assert_close(loaded.model(images), model(images), rtol=0, atol=0)
+    assert loaded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    description = loaded.description
+    assert description.architecture == model.architecture
+    assert (description.adapters, description.quantization) == (ADAPTERS, QUANTIZATION)
+    assert description.preprocessing == Preprocessing(64)
+    assert (description.stage, description.method, description.version) == (2, "adalora", "1.2")
+    assert description.ranks == {"a": 3}
+    assert description.data == {"clinic/fields/train": 7}
+    assert description.metrics == {"val_dice": 0.5}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", [0, 3])
+def test_round_trip_of_stage_1(window: int, nano: Make, images: Tensor, tmp_path: Path) -> None:
+    model = nano(window=window, global_blocks=(1,), labels=FIELDS + WHOLE)
+    save(model, describe(model), tmp_path / "model.ckpt")
+    loaded = load(tmp_path / "model.ckpt")
+    assert loaded.model.architecture.window == window
+    torch.testing.assert_close(loaded.model(images), model(images), rtol=0, atol=0)
+
+
+def test_file_is_plain_data(finished: tuple[Path, LungSAM]) -> None:
+    data = torch.load(finished[0], weights_only=True)
+    assert set(data) == {"state_dict", "hyper_parameters", "pytorch-lightning_version"}
+    names = list(data["state_dict"])
+    assert all(name.startswith("model.") for name in names)
+    for part in ("lora_A", "lora_B", "lora_E", "weight_scale", "input.low", "quantizers.query"):
+        assert any(part in name for name in names), part
+
+
+def test_description_survives_plain_data(finished: tuple[Path, LungSAM]) -> None:
+    description = load(finished[0]).description
+    assert Description.from_dict(description.to_dict()) == description
+
+
+def test_saving_fails_whole(nano: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nano()
+    path = tmp_path / "model.ckpt"
+    path.write_bytes(b"before")
+
+    def fail(data: object, file: Path) -> None:
+        file.write_bytes(b"half")
+        raise RuntimeError("disk")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match="disk"):
+        save(model, describe(model), path)
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Hostile:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, victim: Path) -> None:
+        self.victim = victim
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch '{self.victim}'",)
+
+
+@pytest.mark.parametrize("writer", ["pickle", "torch", "torch without zip"])
+def test_code_in_a_file_is_never_run(writer: str, tmp_path: Path) -> None:
+    path, victim = tmp_path / "model.ckpt", tmp_path / "was_here"
+    hostile = {"hyper_parameters": Hostile(victim), "state_dict": {}}
+    if writer == "pickle":
+        path.write_bytes(pickle.dumps(hostile))
+    else:
+        torch.save(hostile, path, _use_new_zipfile_serialization=writer == "torch")
+    with pytest.raises(CxrsegError, match="not a checkpoint that can be read safely") as refused:
+        load(path)
+    assert "\n" not in str(refused.value)
+    assert not victim.exists()
+    pickle.loads(pickle.dumps(Hostile(victim)))
+    assert victim.exists(), "the test must be able to fail"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"weights, perhaps\n", b"\x80\x02", b"PK\x03\x04" + bytes(200)]
+)
+def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(CxrsegError, match=r"model\.ckpt: not a checkpoint") as refused:
+        load(path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_truncated_file_is_refused(share: float, finished: tuple[Path, LungSAM]) -> None:
+    path = finished[0]
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(CxrsegError, match="not a checkpoint"):
+        load(path)
+
+
+def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CxrsegError, match="no such file"):
+        load(tmp_path / "none.ckpt")
+    with pytest.raises(CxrsegError, match="not a checkpoint"):
+        load(tmp_path)
+
+
+def parts(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return data["hyper_parameters"], data["state_dict"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: parts(d)[0].update(format_version=FORMAT_VERSION + 1),
+        lambda d: parts(d)[0].update(format="other"),
+        lambda d: parts(d)[0].pop("labels"),
+        lambda d: parts(d)[0].update(labels=["spleen"]),
+        lambda d: parts(d)[0].update(adapters={"init_rank": 0}),
+        lambda d: parts(d)[0]["architecture"].update(colour="red"),
+        lambda d: parts(d)[0]["preprocessing"].update(size=17),
+        lambda d: parts(d)[1].popitem(),
+        lambda d: parts(d)[1].update({"model.extra": torch.zeros(1)}),
+        lambda d: parts(d)[1].update({"model.image_encoder.pos_embed": torch.zeros(1)}),
+        lambda d: d.pop("state_dict"),
+        lambda d: d.update(hyper_parameters=[1]),
+    ],
+    ids=[
+        "newer format",
+        "another program",
+        "no labels",
+        "unknown label",
+        "bad adapters",
+        "unknown setting",
+        "bad size",
+        "missing weight",
+        "unknown weight",
+        "weight of another shape",
+        "no weights",
+        "no description",
+    ],
+)
+def test_damaged_contents_are_refused(
+    change: Callable[[dict[str, Any]], object], finished: tuple[Path, LungSAM]
+) -> None:
+    path = damaged(finished[0], change)
+    with pytest.raises(CxrsegError, match=r"not a checkpoint of cxrseg-train \(.+\)") as refused:
+        load(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_newer_format_says_so(finished: tuple[Path, LungSAM]) -> None:
+    path = damaged(finished[0], lambda d: parts(d)[0].update(format_version=FORMAT_VERSION + 1))
+    with pytest.raises(CxrsegError, match="of a newer version of this program"):
+        load(path)
+
+
+def test_older_quantization_says_so(finished: tuple[Path, LungSAM]) -> None:
+    path = damaged(finished[0], lambda d: parts(d)[0].update(format_version=1))
+    with pytest.raises(CxrsegError, match="repeat stage 2"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        7,
+        {"model": 1},
+        torch.zeros(3),
+    ],
+)
+def test_other_torch_files_are_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "model.ckpt")
+    with pytest.raises(CxrsegError, match="not a checkpoint of cxrseg-train"):
+        load(tmp_path / "model.ckpt")
+
+
+@torch.no_grad()
+def test_start_from_merges_a_quantized_checkpoint(
+    finished: tuple[Path, LungSAM], images: Tensor
+) -> None:
+    path, model = finished
+    description = describe(model, adapters=ADAPTERS, quantization=QUANTIZATION)
+    started = start_from(path, description)
+    assert not adapted_layers(started)
+    assert list(started.state_dict()) == list(float_state(load(path).model))
+    # The same network but for the rounding.
+    expected = model(images)
+    found = started.eval()(images)
+    assert (found - expected).abs().max() < 0.3 * expected.std()
+    rounded = load(path).model
+    float_state(rounded)
+    torch.testing.assert_close(found, rounded(images), rtol=0, atol=0)
+
+
+def test_average_of_weights(nano: Make) -> None:
+    models = [nano(seed=seed) for seed in range(3)]
+    states = [{n: v.clone() for n, v in m.state_dict().items()} for m in models]
+    average(models[0], models[1:])
+    for name, value in models[0].state_dict().items():
+        wanted = sum(state[name].double() for state in states) / 3
+        torch.testing.assert_close(value.double(), wanted, atol=1e-6, rtol=1e-5)
+        assert torch.equal(models[1].state_dict()[name], states[1][name])
+
+
+@torch.no_grad()
+def test_start_from_another_image_size(nano: Make, tmp_path: Path) -> None:
+    model = nano(size=64)
+    save(model, describe(model), tmp_path / "model.ckpt")
+    larger = replace(describe(model), preprocessing=Preprocessing(96))
+    started = start_from(tmp_path / "model.ckpt", larger)
+    assert started.image_size == 96
+    assert started(torch.rand(1, 1, 96, 96)).shape == (1, 2, 24, 24)
+    before, after = model.state_dict(), started.state_dict()
+    tables = [n for n in before if n.endswith(("pos_embed", "rel_pos_h", "rel_pos_w"))]
+    assert len(tables) == 5
+    for name in before:
+        if name in tables:
+            assert before[name].shape != after[name].shape
+        else:
+            torch.testing.assert_close(after[name], before[name], msg=name)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "new", [FIELDS, WHOLE, WHOLE[::-1], ("left_lung_whole", "right_lung"), FIELDS + WHOLE]
+)
+def test_each_label_keeps_its_own_token(
+    new: tuple[str, ...], nano: Make, images: Tensor, tmp_path: Path
+) -> None:
+    old = FIELDS + WHOLE
+    model = nano(labels=old)
+    save(model, describe(model), tmp_path / "model.ckpt")
+    started = start_from(tmp_path / "model.ckpt", replace(describe(model), labels=new)).eval()
+    before, after = model(images), started(images)
+    assert after.shape[1] == len(new)
+    # The tokens that are left attend too, but in another order, which changes nothing.
+    torch.testing.assert_close(
+        after, before[:, [old.index(name) for name in new]], rtol=1e-4, atol=1e-5
+    )
+    spread = (before[:, 0] - before[:, 2]).abs().max()
+    assert spread > 1e-2, "channels must differ"
+
+
+@torch.no_grad()
+def test_labels_that_are_new_take_the_tokens_left(nano: Make, images: Tensor) -> None:
+    model = nano(labels=FIELDS)
+    state = select_labels(model.state_dict(), FIELDS, ("right_lung_whole", "left_lung"))
+    token = "mask_decoder.mask_tokens.weight"
+    before = model.state_dict()[token]
+    assert torch.equal(state[token], before[[0, 1, 2, 3]])
+    swapped = select_labels(model.state_dict(), FIELDS, ("left_lung", "right_lung_whole"))
+    assert torch.equal(swapped[token], before[[1, 0, 2, 3]])
+    head = "mask_decoder.output_hypernetworks_mlps.{}.layers.0.weight"
+    assert torch.equal(swapped[head.format(0)], model.state_dict()[head.format(1)])
+    assert torch.equal(swapped[head.format(1)], model.state_dict()[head.format(0)])
+
+
+def test_start_from_another_network_is_refused(nano: Make, tmp_path: Path) -> None:
+    model = nano()
+    save(model, describe(model), tmp_path / "model.ckpt")
+    deeper = replace(describe(model), architecture=replace(model.architecture, depth=3))
+    with pytest.raises(CxrsegError, match="do not fit vit_n"):
+        start_from(tmp_path / "model.ckpt", deeper)
+
+
+def test_contents_name_every_weight(nano: Make) -> None:
+    model = nano()
+    state = contents(model, describe(model))["state_dict"]
+    assert list(state) == [f"model.{name}" for name in model.state_dict()]

@@ -1,0 +1,106 @@
+"""Learning from what other networks find (knowledge distillation: Hinton et al. 2015).
+
+Teachers see the very image that the student sees, augmented alike, and tell what they find under
+every protocol, also under those that no reader drew. Networks of other kinds err differently, so
+that the mean of several is a better teacher than each of them (Dietterich 2000).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cxrseg.trainer.fit.checkpoint import load
+from cxrseg.trainer.fit.losses import bce_dice
+from cxrseg.trainer.networks.sam import read_torch_file
+from cxrseg.trainer.networks.unet import FORMAT as UNET
+from cxrseg.trainer.networks.unet import load_unet
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained network that is only asked.
+
+    Attributes:
+        model: float32 images [B, 1, S, S] -> logits [B, C, S / 4, S / 4], in evaluation mode.
+        labels: Names of the C channels.
+        size: S; images of other sizes are resized for it.
+    """
+
+    model: nn.Module
+    labels: tuple[str, ...]
+    size: int
+
+    @torch.no_grad()
+    def logits(self, image: Tensor) -> Tensor:
+        """Return what the teacher finds.
+
+        Args:
+            image: float32 [B, 1, H, H] in [0, 1].
+
+        Returns:
+            float32 [B, C, S / 4, S / 4]; above 0 is lung.
+        """
+        side = (self.size, self.size)
+        if image.shape[-2:] != side:
+            image = F.interpolate(
+                image, size=side, mode="bilinear", align_corners=False, antialias=True
+            )
+        return torch.as_tensor(self.model(image)).float()
+
+
+def load_teacher(path: Path) -> Teacher:
+    """Read the checkpoint of a SAM (of ``cxrseg-train``) or of a U-Net (of ``cxrseg-bench``).
+
+    Raises:
+        CxrsegError: The file is missing, unsafe, of another program, or damaged.
+    """
+    checkpoint = read_torch_file(path)
+    described = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+    if isinstance(described, dict) and described.get("format") == UNET:
+        network, of_unet = load_unet(path)
+        model: nn.Module = network
+        labels, size = of_unet.labels, of_unet.preprocessing.size
+    else:
+        loaded = load(path)
+        model = loaded.model
+        labels, size = loaded.description.labels, loaded.description.preprocessing.size
+    return Teacher(model.requires_grad_(False), labels, size)
+
+
+def lesson(
+    teachers: Sequence[Teacher], image: Tensor, logits: Tensor, labels: Sequence[str]
+) -> Tensor:
+    """Mean loss of a student against its teachers, over images and channels that they know.
+
+    Args:
+        teachers: Who is asked; each channel is taught by the mean of the logits of those who know
+            it, and one knows a channel of the student at least.
+        image: float32 [B, 1, S, S] in [0, 1], what the student saw.
+        logits: Of the student, [B, C, h, w].
+        labels: Names of the C channels.
+
+    Returns:
+        Scalar.
+    """
+    size = logits.shape[-2:]
+    answers = [
+        F.interpolate(teacher.logits(image), size=size, mode="bilinear", align_corners=False)
+        for teacher in teachers
+    ]
+    losses = []
+    for channel, name in enumerate(labels):
+        found = [
+            answer[:, teacher.labels.index(name)]
+            for teacher, answer in zip(teachers, answers, strict=True)
+            if name in teacher.labels
+        ]
+        if found:
+            target = torch.stack(found).mean(dim=0).sigmoid()
+            losses.append(bce_dice(logits[:, channel], target))
+    return torch.cat(losses).mean()

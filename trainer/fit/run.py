@@ -1,0 +1,219 @@
+"""What a run was asked to do, checked before any of it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from cxrseg.runtime.core.atomic import atomic_write
+from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.trainer.data.samples import Sample, check_pair, of_split, read_samples
+from cxrseg.trainer.fit.checkpoint import MODEL
+from cxrseg.trainer.networks.sam import read_torch_file
+from cxrseg.trainer.recipe import Recipe, StageChoice, StageRecipe
+
+SETTINGS = "run.json"
+
+MACHINE = ("accelerator", "devices", "gradient_checkpointing", "checkpoint_minutes")
+"""Settings of a recipe that may change when a run is resumed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run was asked to do.
+
+    Attributes:
+        data: Folders and CSV files.
+        output: The run's folder.
+        recipe: All settings.
+        checkpoint: Where the weights start from; None for random ones.
+        stages: Which stages to run.
+        average: Checkpoints whose weights are averaged with those of `checkpoint` to start from.
+        teachers: Checkpoints of networks to learn from besides the masks.
+    """
+
+    data: tuple[Path, ...]
+    output: Path
+    recipe: Recipe
+    checkpoint: Path | None
+    stages: StageChoice
+    average: tuple[Path, ...] = field(default=(), kw_only=True)
+    teachers: tuple[Path, ...] = field(default=(), kw_only=True)
+
+    def settings(self) -> dict[str, Any]:
+        """Return all that must not change when the run is resumed, as plain data.
+
+        What concerns the machine alone may change, and data and checkpoint may move.
+        """
+        return {
+            "data": [path.name for path in self.data],
+            "checkpoint": None if self.checkpoint is None else self.checkpoint.name,
+            "checkpoint_sha256": _sha256(self.checkpoint),
+            "average_sha256": [_sha256(path) for path in self.average] or None,
+            "teacher_sha256": [_sha256(path) for path in self.teachers] or None,
+            "stages": self.stages,
+            "recipe": _lasting(self.recipe),
+        }
+
+
+def _lasting(recipe: Recipe) -> dict[str, Any]:
+    plain = recipe.model_dump(mode="json")
+    for key in MACHINE:
+        del plain[key]
+    del plain["data"]["workers"]
+    return plain
+
+
+def _sha256(path: Path | None) -> str | None:
+    """Return the SHA-256 of a file; None where there is none."""
+    if path is None or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_request(run: Run) -> None:
+    """Check that the options fit together and the starting checkpoint is there.
+
+    Raises:
+        CxrsegError: They do not, or it is not.
+    """
+    method = run.recipe.method
+    if run.checkpoint is not None:
+        read_torch_file(run.checkpoint)
+    elif run.stages == "2":
+        raise CxrsegError("--stage 2", "needs a stage 1 model", "give it with --checkpoint")
+    elif method != "full":
+        raise CxrsegError(
+            f"--method {method}",
+            "adapts a trained model, and there is none",
+            "give one with --checkpoint, or train from scratch with --method full",
+        )
+    if run.average and run.checkpoint is None:
+        cause = "is averaged with the --checkpoint that the run starts from, and there is none"
+        raise CxrsegError("--average", cause, "give one")
+    for path in run.average:
+        read_torch_file(path)
+    taught = any(stage.teaching for stage in stages_of(run))
+    if taught and not run.teachers:
+        raise CxrsegError("teaching", "the recipe has no teacher", "give one with --teacher")
+    if run.teachers and not taught:
+        cause = "is not asked: teaching is 0 in the recipe"
+        raise CxrsegError(run.teachers[0], cause, "give the stage a share of teaching, 0.5 say")
+
+
+def stages_of(run: Run) -> list[StageRecipe]:
+    """Return the settings of the stages that a run has."""
+    recipe = run.recipe
+    every = {"1": [recipe.stage1], "2": [recipe.stage2], "all": [recipe.stage1, recipe.stage2]}
+    return every[run.stages]
+
+
+def is_started(run: Run) -> bool:
+    """Tell whether anything was trained in the run's folder.
+
+    Its settings alone do not count: a run can be refused after they were written.
+    """
+    return any((run.output / name).exists() for name in ("stage1", "stage2", MODEL))
+
+
+def check_folder(run: Run, resume: bool) -> None:
+    """Check that the run's folder is free, or belongs to these settings; write nothing.
+
+    Raises:
+        CxrsegError: The folder is in use, or has other settings.
+    """
+    path = run.output / SETTINGS
+    settings = run.settings()
+    if resume and not path.is_file():
+        raise CxrsegError(run.output, "no run to resume there", "leave --resume out to start one")
+    if path.is_file() and (is_started(run) or resume):
+        if not resume:
+            raise CxrsegError(
+                run.output, "holds a run already", "add --resume to go on, or choose another -o"
+            )
+        try:
+            recorded = json.loads(path.read_text(encoding="utf-8"))
+            # Settings that came later have their defaults in runs of before.
+            recorded["recipe"] = _lasting(Recipe.model_validate(recorded["recipe"]))
+            recorded.setdefault("checkpoint_sha256", settings["checkpoint_sha256"])
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            cause = f"damaged ({' '.join(str(error).split())[:200]})"
+            raise CxrsegError(path, cause, "start a new run") from None
+        recorded, now = _flat(recorded), _flat(settings)
+        changed = [key for key in {**now, **recorded} if now.get(key) != recorded.get(key)]
+        if changed:
+            raise CxrsegError(
+                run.output,
+                f"the run has another {changed[0]} "
+                f"({recorded.get(changed[0])!r}, now {now.get(changed[0])!r})",
+                "resume with the same options, or choose another -o",
+            )
+
+
+def record_settings(run: Run) -> None:
+    """Create the run's folder with its settings.
+
+    Raises:
+        CxrsegError: It cannot be written.
+    """
+    try:
+        run.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        cause = f"cannot be written ({error.strerror})"
+        raise CxrsegError(run.output, cause, "choose another -o") from None
+    with atomic_write(run.output / SETTINGS) as beside:
+        beside.write_text(json.dumps(run.settings(), indent=2), encoding="utf-8")
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat.update(_flat(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def read_data(run: Run) -> list[Sample]:
+    """List the samples of all sources of a run.
+
+    Raises:
+        CxrsegError: A source is unusable, or no training or validation image is left.
+    """
+    data = run.recipe.data
+    samples: list[Sample] = []
+    for source in run.data:
+        where = data.where if source.is_file() else None
+        samples += read_samples(source, where, data.group_column)
+    learned = [s for s in samples if s.protocol in run.recipe.labels]
+    for split in ("train", "val"):
+        if not of_split(learned, split):
+            raise CxrsegError(
+                ", ".join(str(path) for path in run.data),
+                f"no image of split {split!r} with a mask of protocol "
+                f"{' or '.join(run.recipe.labels)}",
+                "a run needs images to learn from (train) and to judge by (val)",
+            )
+    return learned
+
+
+def check_pairs(samples: Sequence[Sample]) -> None:
+    """Check all pairs before any work is done on one of them, with a progress bar.
+
+    Raises:
+        CxrsegError: For the first pair that is unusable.
+    """
+    with ThreadPoolExecutor() as pool:
+        checks = pool.map(check_pair, samples)
+        for _ in tqdm(checks, "checking masks", len(samples), leave=False, disable=None):
+            pass
