@@ -21,7 +21,7 @@ from cxrseg.runtime.core.preprocess import preprocess
 from cxrseg.runtime.core.radiograph import Radiograph
 from cxrseg.runtime.core.segmentation import Segmentation
 from cxrseg.runtime.inference.devices import AUTO, PROVIDERS
-from cxrseg.runtime.inference.postprocess import enlarge, label_mask, tidy
+from cxrseg.runtime.inference.postprocess import clean_components, label_mask, upsample
 from cxrseg.runtime.inference.session import LoadedModel, Loading
 from cxrseg.runtime.models import default_model
 from cxrseg.runtime.quality.assess import assess
@@ -125,8 +125,8 @@ class Segmenter:
         timings["inference"] = _since(start)
 
         start = perf_counter()
-        tidied = tidy(logits[self._channels], self.labels)
-        native = [enlarge(channel, upright.shape) for channel in tidied]
+        tidied = clean_components(logits[self._channels], self.labels)
+        native = [upsample(channel, upright.shape) for channel in tidied]
         mask = label_mask(native, self.labels)
         area = {x.name: int(np.count_nonzero(mask == x.value)) for x in self.labels}
         probability = {
@@ -134,7 +134,9 @@ class Segmenter:
             for i, label in enumerate(self.labels)
         }
         shares = {name: pixels / mask.size for name, pixels in area.items()}
-        beside = {x: tidy(logits[rows], labels_of(x)) for x, rows in self._beside.items()}
+        beside = {
+            x: clean_components(logits[rows], labels_of(x)) for x, rows in self._beside.items()
+        }
         flags = assess(upright, tidied, self.labels, shares, radiograph.flags, beside)
         timings["postprocess"] = _since(start)
 

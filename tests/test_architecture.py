@@ -93,7 +93,9 @@ def test_package_alone_loads_nothing_heavy() -> None:
     assert not modules & (HEAVY | TRAINING | {"numpy", "onnxruntime", "cv2"})
 
 
-@pytest.mark.parametrize("module", ["segmenter", "cli", "batch.process", "writers.images", "readers"])
+@pytest.mark.parametrize(
+    "module", ["segmenter", "cli", "batch.process", "writers.images", "readers"]
+)
 def test_runtime_loads_no_training_code(module: str) -> None:
     modules = loaded_by(f"import cxrseg.runtime.{module}")
     assert f"cxrseg.runtime.{module}" in modules

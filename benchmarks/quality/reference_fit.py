@@ -15,7 +15,7 @@ from cxrseg.runtime.core.atomic import write_together
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import PROTOCOLS, Protocol, labels_of
 from cxrseg.runtime.core.preprocess import preprocess
-from cxrseg.runtime.inference.postprocess import label_mask, tidy
+from cxrseg.runtime.inference.postprocess import clean_components, label_mask
 from cxrseg.runtime.inference.session import LoadedModel
 from cxrseg.runtime.quality.assess import cut_rule
 from cxrseg.runtime.quality.features import (
@@ -238,7 +238,7 @@ def _sample(
         labels = labels_of(protocol)
         if {label.name for label in labels} <= {*names}:
             channels = logits[[names.index(label.name) for label in labels]]
-            grid = grid_logits(tidy(channels, labels))
+            grid = grid_logits(clean_components(channels, labels))
             mask = label_mask(list(grid), labels)
             outlines[protocol] = Outlined(shape(mask), uncertainty(grid, mask), cut_off(mask))
     return Sample(source, patient, thumbnail(pixels), thumbnail(framed(pixels, rng)), outlines)

@@ -275,8 +275,8 @@ def open_subjects(paths: Sequence[Path], device: str, threads: int) -> list[Subj
 
     Args:
         paths: ONNX files, with or without a model card.
-        device: One of `cxrseg.runtime.inference.devices.DEVICES`; ``auto`` takes what works for the first
-            model, and the others must run there too.
+        device: One of `devices.DEVICES`; ``auto`` takes what works for the first model, and
+            the others must run there too.
         threads: CPU threads of one inference.
 
     Raises:

@@ -134,7 +134,7 @@ def integer_bias(layer: QuantizedWeight, bias: Tensor) -> Tensor:
 
 @torch.no_grad()
 def round_stored(network: nn.Module) -> None:
-    """Round to FP16, in place, all constants that `cxrseg.export.graph.passes.store_fp16` stores so."""
+    """Round to FP16, in place, all constants that `passes.store_fp16` stores so."""
     integer = (m for m in network.modules() if isinstance(m, ActivationQuantizer | QuantizedWeight))
     exempt = {id(t) for m in integer for t in (*m.parameters(), *m.buffers())}
     for tensor in (*network.parameters(), *network.buffers()):

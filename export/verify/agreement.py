@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cxrseg.runtime.core.labels import PROTOCOLS, label_named
 from cxrseg.runtime.core.preprocess import Preprocessing, preprocess
-from cxrseg.runtime.inference.postprocess import enlarge, label_mask
+from cxrseg.runtime.inference.postprocess import label_mask, upsample
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """float32 [1, 1, S, S] -> logits float32 [C, S / 4, S / 4]."""
@@ -90,7 +90,7 @@ def masks_of(
     for protocol in PROTOCOLS:
         channels = [i for i, label in enumerate(known) if label.protocol == protocol]
         if channels:
-            planes = [enlarge(logits[i], (size, size)) for i in channels]
+            planes = [upsample(logits[i], (size, size)) for i in channels]
             masks.append(label_mask(planes, [known[i] for i in channels]))
     return masks
 

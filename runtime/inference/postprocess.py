@@ -21,7 +21,7 @@ HOLE = 0.01
 _BARELY = 1e-3
 
 
-def enlarge(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+def upsample(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """Resize float32 [h, w] bilinearly to `size` = (height, width)."""
     # Imported here: a command imports it while the model loads.
     import cv2
@@ -50,7 +50,7 @@ def label_mask(logits: Sequence[NDArray[np.float32]], labels: Sequence[Label]) -
     return mask
 
 
-def tidy(logits: NDArray[np.float32], labels: Sequence[Label]) -> NDArray[np.float32]:
+def clean_components(logits: NDArray[np.float32], labels: Sequence[Label]) -> NDArray[np.float32]:
     """Take specks away from the lungs and close small holes in them.
 
     Parts of a lung that a shadow cuts off lie near it and stay; so does every large piece. Done on

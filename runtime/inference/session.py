@@ -83,7 +83,7 @@ def load_model(
 
     Args:
         path: The ONNX file, with a model card inside.
-        device: One of `cxrseg.runtime.inference.devices.DEVICES`. A named device is used or refused, also
+        device: One of `devices.DEVICES`. A named device is used or refused, also
             if it started but would compute nothing of this model; ``auto`` takes the first that
             works of CUDA, DirectML, CoreML and the CPU.
         threads: Threads of one inference on the CPU; None = the physical cores available.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrseg.runtime.core.preprocess import FLAT, resize, window
-from cxrseg.runtime.inference.postprocess import enlarge
+from cxrseg.runtime.inference.postprocess import upsample
 
 GRID = 64
 """Side of the grid on which masks and gray values are looked at."""
@@ -226,4 +226,4 @@ def uncertainty(logits: NDArray[np.float32], mask: NDArray[np.uint8]) -> float:
 
 def grid_logits(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Resize logits float32 [n, h, w] to the grid: float32 [n, GRID, GRID]."""
-    return np.stack([enlarge(channel, (GRID, GRID)) for channel in logits])
+    return np.stack([upsample(channel, (GRID, GRID)) for channel in logits])

@@ -415,7 +415,9 @@ def test_one_png_loads_nothing_that_it_does_not_need(model, save_chest, xrays) -
 def test_what_the_images_need_is_imported_while_the_model_loads(model, save_chest, xrays) -> None:
     # Neither the command nor the session imports these before: the model waits for nothing.
     done = run_python(
-        "import sys, time\nfrom cxrseg.runtime import cli\nfrom cxrseg.runtime.batch import process as batch\nfrom cxrseg.runtime.inference import session\n"
+        "import sys, time\nfrom cxrseg.runtime import cli\n"
+        "from cxrseg.runtime.batch import process as batch\n"
+        "from cxrseg.runtime.inference import session\n"
         "late = ['cv2', 'PIL', 'cxrseg.runtime.segmenter', 'cxrseg.runtime.writers.images']\n"
         "print([name for name in late if name in sys.modules])\n"
         "create = session._create_session\n"

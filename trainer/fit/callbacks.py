@@ -46,7 +46,7 @@ class AllocateRanks(Callback):
                 logger.log_metrics(dict(metrics), trainer.global_step)
 
 
-class AverageWeights(EMAWeightAveraging):
+class EMA(EMAWeightAveraging):
     """Validate and keep a moving average of the weights (Polyak averaging) while training.
 
     Lightning's callback exchanges the two sets of weights for a validation, and puts the average in

@@ -29,7 +29,7 @@ from cxrseg.trainer.adapt.sensitivity import keep_float, measure, sensitive
 from cxrseg.trainer.data.dataset import LungDataset
 from cxrseg.trainer.data.loaders import evenly, plain_loader, train_loader, val_samples
 from cxrseg.trainer.data.samples import Sample, of_split, summarize
-from cxrseg.trainer.fit.callbacks import AllocateRanks, AverageWeights, KeepLast
+from cxrseg.trainer.fit.callbacks import EMA, AllocateRanks, KeepLast
 from cxrseg.trainer.fit.checkpoint import (
     MODEL,
     PREFIX,
@@ -100,7 +100,7 @@ def run_stage(
     if task.allocation is not None:
         callbacks.append(AllocateRanks(task.allocation))
     if stage.ema:
-        callbacks.append(AverageWeights(stage.ema))
+        callbacks.append(EMA(stage.ema))
     callbacks += [
         ModelCheckpoint(
             folder,

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from cxrseg.runtime.core.labels import BACKGROUND, labels_of
 from cxrseg.runtime.inference import postprocess
-from cxrseg.runtime.inference.postprocess import enlarge, label_mask, tidy
+from cxrseg.runtime.inference.postprocess import clean_components, label_mask, upsample
 
 FIELDS = labels_of("fields")
 SIDE = 80
@@ -23,20 +23,20 @@ def logits_of(mask: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def tidied(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return label_mask(list(tidy(logits_of(mask), FIELDS)), FIELDS)
+    return label_mask(list(clean_components(logits_of(mask), FIELDS)), FIELDS)
 
 
 def test_clean_lungs_and_no_lungs_stay_as_they_are() -> None:
     for mask in (lungs(), np.zeros_like(lungs())):
         logits = logits_of(mask)
-        np.testing.assert_array_equal(tidy(logits, FIELDS), logits)
+        np.testing.assert_array_equal(clean_components(logits, FIELDS), logits)
 
 
 def test_specks_go_and_the_input_stays() -> None:
     mask = lungs()
     mask[70:73, 20:26], mask[3:5, 60:64], mask[40, 79] = 1, 2, 2
     logits = logits_of(mask)
-    out = tidy(logits, FIELDS)
+    out = clean_components(logits, FIELDS)
     np.testing.assert_array_equal(label_mask(list(out), FIELDS), lungs())
     np.testing.assert_array_equal(logits, logits_of(mask))
     assert out[0, 71, 22] == -6  # as sure as before
@@ -54,13 +54,13 @@ def test_speck_of_one_lung_in_the_other_becomes_the_other() -> None:
     mask = lungs()
     logits = logits_of(mask)
     logits[0, 30:33, 60:63] = 7  # surer than the left lung, which is there as well
-    np.testing.assert_array_equal(label_mask(list(tidy(logits, FIELDS)), FIELDS), mask)
+    np.testing.assert_array_equal(label_mask(list(clean_components(logits, FIELDS)), FIELDS), mask)
 
 
 def test_small_holes_are_closed_with_the_lung_around_them() -> None:
     mask = lungs()
     mask[30:33, 55:59] = BACKGROUND
-    out = tidy(logits_of(mask), FIELDS)
+    out = clean_components(logits_of(mask), FIELDS)
     np.testing.assert_array_equal(label_mask(list(out), FIELDS), lungs())
     assert 0 < out[1, 31, 57] < 0.1  # no surer than the model
 
@@ -75,7 +75,9 @@ def test_large_holes_and_notches_stay() -> None:
 def test_closed_hole_stays_closed_at_full_size() -> None:
     mask = lungs()
     mask[30:33, 55:59] = BACKGROUND
-    planes = [enlarge(channel, (403, 377)) for channel in tidy(logits_of(mask), FIELDS)]
+    planes = [
+        upsample(channel, (403, 377)) for channel in clean_components(logits_of(mask), FIELDS)
+    ]
     whole = label_mask(planes, FIELDS)
     rows, columns = np.nonzero(whole == 2)
     box = whole[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
@@ -86,4 +88,4 @@ def test_one_lung_alone() -> None:
     label = FIELDS[:1]
     logits = logits_of(np.where(lungs() == 2, 0, lungs()).astype(np.uint8))[:1]
     logits[0, 76:78, 76:78] = 6
-    assert not (tidy(logits, label)[0, 70:] > 0).any()
+    assert not (clean_components(logits, label)[0, 70:] > 0).any()
