@@ -8,10 +8,8 @@ from typing import NoReturn, cast
 
 import click
 
-from cxrseg.runtime.terminal.console import echo, require_extra, run_command
-
-EXTRA = ("torch", "segment_anything", "peft", "onnx", "onnxscript", "onnx_ir", "pydantic")
-"""Modules that the extra ``export`` brings."""
+from cxrseg.export.extra import require_export
+from cxrseg.runtime.terminal.console import echo, run_command
 
 
 @click.command(
@@ -92,7 +90,7 @@ def command(
       cxrseg-export runs/ward7/model.ckpt
       cxrseg-export runs/ward7/model.ckpt -o ward7.onnx --verify-images xrays/val/images
     """
-    require_extra("cxrseg-export", "export", EXTRA)
+    require_export("cxrseg-export")
     if precision == "fp32" and (keep_fp16 or weight_bits or profile == "gpu"):
         raise click.UsageError("--precision fp32 takes no --profile, --keep-fp16, --weight-bits")
     echo("cxrseg-export: loading ...", err=True)
@@ -148,12 +146,12 @@ def recover_command(model: Path | None, output: Path, verify_images: Path | None
       cxrseg-recover -o base.ckpt
       cxrseg-train xrays/ -o runs/ward7 --checkpoint base.ckpt
     """
-    require_extra("cxrseg-recover", "export", EXTRA)
+    require_export("cxrseg-recover")
     echo("cxrseg-recover: loading ...", err=True)
     from cxrseg.export.graph.files import require_place
     from cxrseg.export.pipeline import verification_images
     from cxrseg.export.recover import recover
-    from cxrseg.export.verify.agreement import ENOUGH_DRAWN, ENOUGH_TRAINED
+    from cxrseg.export.verify.agreement import DRAWN_IMAGES, SAME_WEIGHTS
     from cxrseg.runtime.models import default_model
 
     source = model or default_model()
@@ -164,7 +162,7 @@ def recover_command(model: Path | None, output: Path, verify_images: Path | None
         output,
         radiographs,
         say=lambda text: echo(f"cxrseg-recover: {text} ...", err=True),
-        enough=ENOUGH_DRAWN if verify_images is None else ENOUGH_TRAINED,
+        limits=DRAWN_IMAGES if verify_images is None else SAME_WEIGHTS,
     )
     echo(f"agreement   {found.mean:.6f} of pixels, worst image {found.worst:.6f}")
     echo(f"verified    on {verified_on}")

@@ -15,18 +15,16 @@ import torch
 from numpy.typing import NDArray
 
 from cxrseg.export.graph.compile import Compiled, Precision, Profile, compile_model
-from cxrseg.export.graph.files import digest, require_place, save, staged
+from cxrseg.export.graph.files import atomic_outputs, digest, require_place, save
 from cxrseg.export.verify.agreement import (
-    ENOUGH,
-    ENOUGH_TRAINED,
-    ENOUGH_TRAINED_WORST,
-    ENOUGH_WORST,
+    SAME_NETWORK,
+    SAME_WEIGHTS,
     Agreement,
     compare,
     synthetic_radiographs,
 )
-from cxrseg.export.verify.backends import onnx_runner, saturates, torch_runner
-from cxrseg.export.verify.operators import Census, take_census
+from cxrseg.export.verify.backends import onnx_backend, saturates, torch_backend
+from cxrseg.export.verify.operators import Coverage, operator_coverage
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.inference.session import load_model
 from cxrseg.runtime.readers import find_images, read
@@ -49,7 +47,7 @@ class Report:
         sensitivity: Layer -> what its quantization alone does, where training measured it.
         size: Bytes of the files together.
         fp32_size: Bytes of the FP32 export of the same checkpoint.
-        census: Operators of ONNX Runtime's optimized graph.
+        coverage: Operators of ONNX Runtime's optimized graph.
         agreements: What was compared -> agreement of masks.
         verified_on: Which images.
         sha256: Hash of the files, one after the other.
@@ -60,7 +58,7 @@ class Report:
     sensitivity: dict[str, Sensitivity]
     size: int
     fp32_size: int
-    census: Census
+    coverage: Coverage
     agreements: dict[str, Agreement]
     verified_on: str
     sha256: str
@@ -182,13 +180,13 @@ def export(
         say("tracing the INT8 network")
         compiled = compile_model(loaded, "int8", profile, license_note)
 
-    with staged(output) as path:
+    with atomic_outputs(output) as path:
         files = save(compiled.graph, path)
         say("verifying")
         onnx.checker.check_model(path, full_check=True)
-        census = take_census(path, compiled.products)
+        coverage = operator_coverage(path, compiled.products)
         agreements = agreements_of(path, compiled, trained, radiographs)
-        check(output, census, agreements, profile)
+        check(output, coverage, agreements, profile)
         if precision == "int8" or len(files) == 1:  # the runtime takes no model of two files
             load_model(path, "cpu")
         size, sha256 = sum(file.stat().st_size for file in files), digest(files)
@@ -198,7 +196,7 @@ def export(
         loaded.description.sensitivity,
         size,
         size if precision == "fp32" else fp32_size,
-        census,
+        coverage,
         agreements,
         verified_on,
         sha256,
@@ -225,8 +223,8 @@ def agreements_of(
     card = compiled.card
 
     def agreement(optimized: bool, network: torch.nn.Module) -> Agreement:
-        runner = onnx_runner(path, optimized)
-        return compare(runner, torch_runner(network), radiographs, card.preprocessing, card.labels)
+        backends = onnx_backend(path, optimized), torch_backend(network)
+        return compare(*backends, radiographs, card.preprocessing, card.labels)
 
     found = {
         "ONNX Runtime, optimized : the same network in PyTorch": agreement(True, compiled.network),
@@ -237,7 +235,9 @@ def agreements_of(
     return found
 
 
-def check(output: Path, census: Census, agreements: dict[str, Agreement], profile: Profile) -> None:
+def check(
+    output: Path, coverage: Coverage, agreements: dict[str, Agreement], profile: Profile
+) -> None:
     """Refuse an export that is not what it promises.
 
     Computing in FP16 (profile ``gpu``) is held to the looser limit.
@@ -245,16 +245,16 @@ def check(output: Path, census: Census, agreements: dict[str, Agreement], profil
     Raises:
         CxrsegError: A layer meant for integers runs in float, or masks differ.
     """
-    if census.fallen_back:
-        names = ", ".join(census.fallen_back[:3])
+    if coverage.fallen_back:
+        names = ", ".join(coverage.fallen_back[:3])
         raise CxrsegError(
             output,
-            f"not written: {len(census.fallen_back)} layers would run in float ({names})",
+            f"not written: {len(coverage.fallen_back)} layers would run in float ({names})",
             "install the onnxruntime of cxrseg's requirements",
         )
     for name, agreement in agreements.items():
         loose = name == TRAINED or profile == "gpu"
-        mean, worst = (ENOUGH_TRAINED, ENOUGH_TRAINED_WORST) if loose else (ENOUGH, ENOUGH_WORST)
+        limits = SAME_WEIGHTS if loose else SAME_NETWORK
         if 2 * agreement.with_lungs < agreement.images:
             raise CxrsegError(
                 output,
@@ -262,11 +262,12 @@ def check(output: Path, census: Census, agreements: dict[str, Agreement], profil
                 f"{agreement.images} images, too few to compare masks ({name})",
                 "give X-rays of the kind it was trained on with --verify-images",
             )
-        if agreement.mean < mean or agreement.worst < worst:
+        if agreement.mean < limits.mean or agreement.worst < limits.worst:
             raise CxrsegError(
                 output,
                 f"not written: masks agree on {agreement.mean:.5f} of the pixels, "
-                f"{agreement.worst:.5f} in the worst image ({name}); needed are {mean} and {worst}",
+                f"{agreement.worst:.5f} in the worst image ({name}); needed are {limits.mean} and "
+                f"{limits.worst}",
                 "train longer, or verify on images of the kind it was trained on (--verify-images)",
             )
 
@@ -283,8 +284,9 @@ def table(report: Report) -> str:
         "layers      " + ", ".join(f"{n} {p}" for p, n in sorted(counts.items())),
         f"size        {report.size / 1e6:.2f} MB, {report.ratio:.2f} times smaller than FP32 "
         f"({report.fp32_size / 1e6:.2f} MB)",
-        "operators   " + ", ".join(f"{n} {op}" for op, n in list(report.census.operators.items())),
-        f"integer     {_by_operator(report.census.executed.values())}",
+        "operators   "
+        + ", ".join(f"{n} {op}" for op, n in list(report.coverage.operators.items())),
+        f"integer     {_by_operator(report.coverage.executed.values())}",
     ]
     for name, agreement in report.agreements.items():
         lines.append(

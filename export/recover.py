@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from cxrseg.export.graph.passes import constant
 from cxrseg.export.graph.trace import CONSTANT
-from cxrseg.export.verify.agreement import ENOUGH_TRAINED, Agreement, compare
-from cxrseg.export.verify.backends import onnx_runner, torch_runner
+from cxrseg.export.verify.agreement import SAME_WEIGHTS, Agreement, Limits, compare
+from cxrseg.export.verify.backends import onnx_backend, torch_backend
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.model_card import ModelCard
 from cxrseg.runtime.inference.session import load_model
@@ -43,7 +43,7 @@ def recover(
     output: Path,
     radiographs: Sequence[NDArray[np.float32]],
     say: Callable[[str], None] = lambda _: None,
-    enough: float = ENOUGH_TRAINED,
+    limits: Limits = SAME_WEIGHTS,
 ) -> Agreement:
     """Write a float checkpoint of stage 1 that gives the masks of an INT8 model file.
 
@@ -52,7 +52,7 @@ def recover(
         output: The checkpoint to write.
         radiographs: float32 [H, W] images to compare masks on.
         say: Called with a line for each step.
-        enough: Least share of pixels, on average, on which the masks must agree.
+        limits: On how many pixels the masks must agree; only the mean is held to.
 
     Returns:
         Agreement of masks, network : file.
@@ -64,9 +64,9 @@ def recover(
     say("reading the weights")
     network, description = rebuild(model, card)
     say("comparing masks")
-    runners = torch_runner(network), onnx_runner(model, True)
-    found = compare(*runners, radiographs, card.preprocessing, card.labels)
-    if found.mean < enough or 2 * found.with_lungs < found.images:
+    backends = torch_backend(network), onnx_backend(model, True)
+    found = compare(*backends, radiographs, card.preprocessing, card.labels)
+    if found.mean < limits.mean or 2 * found.with_lungs < found.images:
         raise CxrsegError(
             model,
             f"its masks cannot be reproduced (they agree on {found.mean:.4f} of the pixels; "

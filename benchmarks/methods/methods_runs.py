@@ -19,7 +19,7 @@ from cxrseg.benchmarks.methods.unet import (
     write_int8,
 )
 from cxrseg.export.graph.compile import compile_model
-from cxrseg.export.graph.files import digest, save, staged
+from cxrseg.export.graph.files import atomic_outputs, digest, save
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.model_card import METADATA_KEY, ModelCard
 from cxrseg.trainer.data.loaders import evenly
@@ -176,7 +176,7 @@ def export_row(plan: Plan, row: Row, seed: int) -> dict[Precision, Path]:
     elif missing:
         loaded = load(checkpoint)
         for name in missing:
-            with staged(files[name]) as beside:
+            with atomic_outputs(files[name]) as beside:
                 save(compile_model(loaded, name).graph, beside)
     return files
 

@@ -14,7 +14,7 @@ from lightning.pytorch import seed_everything
 from numpy.typing import NDArray
 
 from cxrseg.export.graph.compile import finish, trace
-from cxrseg.export.graph.files import save, staged
+from cxrseg.export.graph.files import atomic_outputs, save
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.model_card import METADATA_KEY, ModelCard
 from cxrseg.runtime.core.preprocess import Preprocessing
@@ -112,7 +112,7 @@ def write_fp32(model: UNet, description: Description, checkpoint_sha256: str, pa
     )
     graph = trace(model, description.preprocessing.size)
     finish(graph, card)
-    with staged(path) as beside:
+    with atomic_outputs(path) as beside:
         save(graph, beside)
 
 
@@ -140,7 +140,7 @@ def write_int8(fp32: Path, images: Iterable[NDArray[np.float32]], path: Path) ->
             return next(self._feeds, None)
 
     card = onnx.load(fp32).metadata_props[0].value
-    with staged(path) as beside, TemporaryDirectory() as folder:
+    with atomic_outputs(path) as beside, TemporaryDirectory() as folder:
         prepared, quantized = Path(folder, "prepared.onnx"), Path(folder, "int8.onnx")
         quant_pre_process(fp32, prepared, skip_symbolic_shape=True)
         quantize_static(

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cxrseg.benchmarks.harness.options import output_option
-from cxrseg.export.cli import EXTRA
+from cxrseg.export.extra import require_export
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.terminal.console import FAILED, OK, echo, require_extra
+from cxrseg.runtime.terminal.console import FAILED, OK, echo
 
 if TYPE_CHECKING:
     from cxrseg.benchmarks.quantization.accounting import Accounting, Trained
@@ -91,12 +91,12 @@ def measure(loaded: Loaded, keep: Path | None = None, stock: bool = False) -> Me
     """
     from cxrseg.benchmarks.speed.latency import peak_bytes
     from cxrseg.export.graph.compile import compile_model
-    from cxrseg.export.graph.files import save, staged
+    from cxrseg.export.graph.files import atomic_outputs, save
 
     def store(precision: Precision) -> int:
         compiled = compile_model(loaded, precision)
         if keep is not None:
-            with staged(keep / f"{precision}.onnx") as path:
+            with atomic_outputs(keep / f"{precision}.onnx") as path:
                 save(compiled.graph, path)
         return compiled.size
 
@@ -315,7 +315,7 @@ def command(
       cxrseg-bench compression --model vit_b
       cxrseg-bench compression model.ckpt --files int8.onnx fp32.onnx -o compression.json
     """
-    require_extra("cxrseg-bench compression", "export", EXTRA)
+    require_export("cxrseg-bench compression")
     from cxrseg.benchmarks.harness.record import (
         check_output,
         circumstances,

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +21,17 @@ from cxrseg.benchmarks.harness.options import (
     threads_option,
     where_option,
 )
-from cxrseg.export.cli import EXTRA
+from cxrseg.export.extra import require_export
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import PROTOCOLS, Protocol
 from cxrseg.runtime.inference.devices import PROVIDERS
-from cxrseg.runtime.terminal.console import FAILED, OK, echo, fail, require_extra
+from cxrseg.runtime.terminal.console import FAILED, OK, echo, fail
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cxrseg.export.verify.agreement import Run
+    from cxrseg.export.verify.agreement import Backend
     from cxrseg.runtime.core.model_card import ModelCard
     from cxrseg.runtime.inference.session import LoadedModel
     from cxrseg.trainer.fit.checkpoint import Loaded
@@ -58,10 +58,10 @@ _PATH = click.Path(path_type=Path)
 
 @dataclass(frozen=True)
 class Pair:
-    """Masks of one runner against those of another.
+    """Masks of one backend against those of another.
 
     Attributes:
-        first: Name of the runner.
+        first: Name of the backend.
         second: Name of the one that it is compared with.
         shares: For each image its name and the share of pixels with the same label, in [0, 1].
         with_lungs: Number of images on which the second finds lungs: two empty masks agree and
@@ -182,7 +182,7 @@ def placement(
     return dict(Counter(args["provider"] for args in ran if args.get("provider")))
 
 
-def provider_runner(loaded: LoadedModel) -> Run:
+def provider_backend(loaded: LoadedModel) -> Backend:
     """Return a function that runs a loaded model and refuses values that are not numbers."""
     import numpy as np
 
@@ -221,34 +221,34 @@ def open_checkpoint(path: Path, card: ModelCard) -> Loaded:
 
 
 def compare_all(
-    runners: Mapping[str, Run],
-    reference: tuple[str, Run],
+    backends: Mapping[str, Backend],
+    reference: tuple[str, Backend],
     images: Sequence[tuple[str, Path]],
     card: ModelCard,
 ) -> list[Pair]:
-    """Compare the masks of runners with those of a reference, at the size of the model's input.
+    """Compare the masks of backends with those of a reference, at the size of the model's input.
 
     Args:
-        runners: Name -> runner.
-        reference: Name and runner of what they are compared with.
+        backends: Name -> backend.
+        reference: Name and backend of what they are compared with.
         images: Name and path of each X-ray, at least one; one is in memory at a time.
         card: The model's card.
 
     Raises:
-        CxrsegError: An image cannot be read or a runner fails.
+        CxrsegError: An image cannot be read or a backend fails.
     """
     from cxrseg.export.verify.agreement import compare
     from cxrseg.runtime.readers import read
 
-    shares: dict[str, list[tuple[str, float]]] = {name: [] for name in runners}
-    with_lungs = dict.fromkeys(runners, 0)
+    shares: dict[str, list[tuple[str, float]]] = {name: [] for name in backends}
+    with_lungs = dict.fromkeys(backends, 0)
     for image, path in images:
         pixels = read(path).pixels
-        for name, runner in runners.items():
-            found = compare(runner, reference[1], [pixels], card.preprocessing, card.labels)
+        for name, backend in backends.items():
+            found = compare(backend, reference[1], [pixels], card.preprocessing, card.labels)
             shares[name].append((image, found.mean))
             with_lungs[name] += found.with_lungs
-    return [Pair(name, reference[0], tuple(shares[name]), with_lungs[name]) for name in runners]
+    return [Pair(name, reference[0], tuple(shares[name]), with_lungs[name]) for name in backends]
 
 
 def time_all(models: Sequence[LoadedModel], batch: NDArray[np.float32]) -> list[Speed]:
@@ -263,21 +263,20 @@ def time_all(models: Sequence[LoadedModel], batch: NDArray[np.float32]) -> list[
     """
     import numpy as np
 
-    from cxrseg.benchmarks.speed.latency import Run as Timed
-    from cxrseg.benchmarks.speed.latency import interleaved
+    from cxrseg.benchmarks.speed.latency import Run, interleaved
 
     used: list[list[float]] = [[] for _ in models]
 
-    def timed(runner: Run, seconds: list[float]) -> Timed:
+    def timed(backend: Backend, seconds: list[float]) -> Run:
         def run() -> object:
             start = time.process_time()
-            output = runner(batch)
+            output = backend(batch)
             seconds.append(time.process_time() - start)
             return output
 
         return run
 
-    runs = [timed(provider_runner(each), kept) for each, kept in zip(models, used, strict=True)]
+    runs = [timed(provider_backend(each), kept) for each, kept in zip(models, used, strict=True)]
     samples = interleaved(runs, RUNS, WARMUP, SEED).samples
     medians = [float(np.median(each)) for each in samples]
     speeds = []
@@ -355,7 +354,7 @@ def complaints(
         pairs: The agreements.
         placements: Provider -> what `placement` counted for it.
     """
-    from cxrseg.export.verify.agreement import ENOUGH, ENOUGH_WORST
+    from cxrseg.export.verify.agreement import SAME_NETWORK
 
     found = []
     for provider, nodes in placements.items():
@@ -364,10 +363,11 @@ def complaints(
             found.append(CxrsegError(provider, cause, "install its driver and libraries"))
     for each in pairs:
         name = f"{each.first} : {each.second}"
-        if each.mean < ENOUGH or each.worst < ENOUGH_WORST:
+        if each.mean < SAME_NETWORK.mean or each.worst < SAME_NETWORK.worst:
             cause = (
                 f"masks agree on {each.mean:.6f} of the pixels, {each.worst:.6f} in the worst "
-                f"image ({each.worst_image}); needed are {ENOUGH} and {ENOUGH_WORST}"
+                f"image ({each.worst_image}); needed are "
+                f"{SAME_NETWORK.mean} and {SAME_NETWORK.worst}"
             )
             found.append(CxrsegError(name, cause))
         if 2 * each.with_lungs < len(each.shares):
@@ -452,7 +452,7 @@ def command(
           --where source=shenzhen --checkpoint model.ckpt
     """
     if checkpoint is not None:
-        require_extra("cxrseg-bench agreement", "export", EXTRA)
+        require_export("cxrseg-bench agreement")
     from cxrseg.benchmarks.harness.record import (
         check_output,
         command_line,
@@ -480,17 +480,17 @@ def command(
         raise CxrsegError("cxrseg-bench agreement", cause, remedy)
 
     date = now()
-    runners = {
-        each.provider: provider_runner(each)
+    backends = {
+        each.provider: provider_backend(each)
         for device, each in opened.items()
         if device != REFERENCE
     }
     trained = None
     if checkpoint is not None:
-        from cxrseg.export.verify.backends import torch_runner
+        from cxrseg.export.verify.backends import torch_backend
 
         trained = open_checkpoint(checkpoint, reference.card)
-        runners[TORCH] = torch_runner(trained.model)
+        backends[TORCH] = torch_backend(trained.model)
         if trained.sha256 != reference.card.checkpoint_sha256:
             echo(f"warning: {model} was not exported from {checkpoint}", err=True)
     batch = preprocess(read(chosen[0][1]).pixels, reference.card.preprocessing)[None, None]
@@ -500,7 +500,7 @@ def command(
     }
     echo(f"cxrseg-bench: comparing masks of {len(chosen)} images ...", err=True)
     pairs = compare_all(
-        runners, (reference.provider, provider_runner(reference)), chosen, reference.card
+        backends, (reference.provider, provider_backend(reference)), chosen, reference.card
     )
     echo("cxrseg-bench: timing ...", err=True)
     speeds = time_all(list(opened.values()), batch)
@@ -514,7 +514,7 @@ def command(
         fail(error)
     passed = not wrong and not failed
     if output is not None:
-        from cxrseg.export.verify.agreement import ENOUGH, ENOUGH_WORST
+        from cxrseg.export.verify.agreement import SAME_NETWORK
 
         facts = environment()
         if trained is not None:
@@ -543,7 +543,7 @@ def command(
                 "threads": threads,
                 "runs": RUNS,
                 "warmup": WARMUP,
-                "limits": {"mean": ENOUGH, "worst": ENOUGH_WORST},
+                "limits": asdict(SAME_NETWORK),
             },
             "seed": SEED,
             "data": data,

@@ -83,7 +83,7 @@ def require_place(output: Path, source: Path) -> None:
 
 
 @contextmanager
-def staged(output: Path) -> Iterator[Path]:
+def atomic_outputs(output: Path) -> Iterator[Path]:
     """Give a path of the same name in a temporary folder beside `output`.
 
     At the end each file in that folder takes its place beside `output`, `output` itself last. When

@@ -13,29 +13,36 @@ from cxrseg.runtime.core.labels import PROTOCOLS, label_named
 from cxrseg.runtime.core.preprocess import Preprocessing, preprocess
 from cxrseg.runtime.inference.postprocess import label_mask, upsample
 
-Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""float32 [1, 1, S, S] -> logits float32 [C, S / 4, S / 4]."""
+Backend = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""What runs a network: float32 [1, 1, S, S] -> logits float32 [C, S / 4, S / 4]."""
 
 LEAST_LUNG = 0.01
 """Share of the image that counts as a lung found."""
 
-ENOUGH = 0.999
-"""Least share of pixels on which PyTorch and ONNX Runtime must agree, on average."""
 
-ENOUGH_WORST = 0.995
-"""The same for the worst image."""
+@dataclass(frozen=True)
+class Limits:
+    """Least shares of pixels with the same label.
 
-ENOUGH_TRAINED = 0.995
-"""Least share on average where a few activations may move over a rounding step: against the network
-as it was trained, before biases became int32 and the rest FP16, and for FP16 computation."""
+    Attributes:
+        mean: On average over the images.
+        worst: In the worst image.
+    """
 
-ENOUGH_TRAINED_WORST = 0.98
-"""The same for the worst image."""
+    mean: float
+    worst: float
 
 
-ENOUGH_DRAWN = 0.95
-"""Least share on average of a float network with its INT8 file on drawn images, which are like none
-that it was trained on, so that rounding moves more."""
+SAME_NETWORK = Limits(0.999, 0.995)
+"""For one network in PyTorch and in ONNX Runtime."""
+
+SAME_WEIGHTS = Limits(0.995, 0.98)
+"""Where a few activations may move over a rounding step: against the network as it was trained,
+before biases became int32 and the rest FP16, and for FP16 computation."""
+
+DRAWN_IMAGES = Limits(0.95, 0)
+"""For a float network and its INT8 file on drawn images, which are like none that it was trained
+on, so that rounding moves more."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class Agreement:
         mean: Over all images.
         worst: Of the worst image.
         images: Number of images.
-        with_lungs: Number of images on which the second runner's masks hold a lung: two empty
+        with_lungs: Number of images on which the second backend's masks hold a lung: two empty
             masks agree and prove nothing.
     """
 
@@ -96,16 +103,16 @@ def masks_of(
 
 
 def compare(
-    first: Run,
-    second: Run,
+    first: Backend,
+    second: Backend,
     radiographs: Sequence[NDArray[np.float32]],
     spec: Preprocessing,
     labels: Sequence[str],
 ) -> Agreement:
-    """Compare the masks of two runners.
+    """Compare the masks of two backends.
 
     Args:
-        first: One runner.
+        first: One backend.
         second: The other.
         radiographs: float32 [H, W] images, at least one.
         spec: The input contract.

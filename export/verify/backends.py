@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from cxrseg.export.verify.agreement import Run
+from cxrseg.export.verify.agreement import Backend
 from cxrseg.runtime.inference.session import IDLE_OPTIMIZERS
 
 
@@ -54,7 +54,7 @@ def saturates(limit: int = 127) -> bool:
     return bool((session.run(None, {"x": x})[0] != depth * 255 * limit).any())
 
 
-def onnx_runner(model: bytes | Path, optimized: bool) -> Run:
+def onnx_backend(model: bytes | Path, optimized: bool) -> Backend:
     """Return a function that runs a model on the CPU, with or without graph optimization.
 
     Args:
@@ -78,7 +78,7 @@ def onnx_runner(model: bytes | Path, optimized: bool) -> Run:
     return run
 
 
-def torch_runner(network: torch.nn.Module) -> Run:
+def torch_backend(network: torch.nn.Module) -> Backend:
     """Return a function that runs a network in PyTorch."""
 
     def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ INTEGER_OPS = ("QGemm", "QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", 
 
 
 @dataclass(frozen=True)
-class Census:
+class Coverage:
     """The operators of an optimized graph.
 
     Attributes:
@@ -60,7 +60,7 @@ def optimized_graph(model: bytes | Path) -> onnx.GraphProto:
         return onnx.load(path, load_external_data=False).graph
 
 
-def take_census(model: bytes | Path, products: Sequence[str]) -> Census:
+def operator_coverage(model: bytes | Path, products: Sequence[str]) -> Coverage:
     """Count operators and look up how each product that is meant to be integer is executed.
 
     Args:
@@ -73,7 +73,7 @@ def take_census(model: bytes | Path, products: Sequence[str]) -> Census:
     executed = {name: operators.get(name, "") for name in products}
     fallen_back = tuple(name for name, op in executed.items() if op not in INTEGER_OPS)
     counts = Counter(node.op_type for node in graph.node)
-    return Census(
+    return Coverage(
         dict(counts.most_common()),
         {name: op for name, op in executed.items() if name not in fallen_back},
         fallen_back,

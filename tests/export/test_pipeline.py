@@ -27,9 +27,15 @@ from cxrseg.export.graph.passes import fold_weights
 from cxrseg.export.graph.trace import Shipped, float_twin
 from cxrseg.export.pipeline import Report, table
 from cxrseg.export.recover import Stored, restore_encoder, restore_layers
-from cxrseg.export.verify.agreement import Agreement, compare, synthetic_radiographs
-from cxrseg.export.verify.backends import onnx_runner, saturates
-from cxrseg.export.verify.operators import INTEGER_OPS, take_census
+from cxrseg.export.verify.agreement import (
+    SAME_NETWORK,
+    Agreement,
+    Limits,
+    compare,
+    synthetic_radiographs,
+)
+from cxrseg.export.verify.backends import onnx_backend, saturates
+from cxrseg.export.verify.operators import INTEGER_OPS, operator_coverage
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.model_card import METADATA_KEY, ModelCard
 from cxrseg.runtime.core.preprocess import Preprocessing
@@ -69,7 +75,7 @@ def card_of(path: Path) -> ModelCard:
 
 
 def logits_of(path: Path, image: NDArray[np.float32]) -> NDArray[np.float32]:
-    return onnx_runner(path.read_bytes(), True)(image)
+    return onnx_backend(path.read_bytes(), True)(image)
 
 
 @pytest.fixture(scope="module")
@@ -149,12 +155,12 @@ class TestInt8:
         assert any(a.dtype == np.float16 for a in held.values())
 
     def test_nothing_falls_back(self, int8: Report) -> None:
-        assert int8.census.fallen_back == ()
+        assert int8.coverage.fallen_back == ()
         assert len(products(int8)) == len(int8_layers(int8)) + 4
-        assert set(int8.census.executed) == set(products(int8))
-        assert set(int8.census.executed.values()) <= set(INTEGER_OPS)
-        assert int8.census.executed["image_encoder.neck.2"] == "QLinearConv"
-        assert not {"Gemm", "Conv", "FusedGemm", "FusedConv"} & set(int8.census.operators)
+        assert set(int8.coverage.executed) == set(products(int8))
+        assert set(int8.coverage.executed.values()) <= set(INTEGER_OPS)
+        assert int8.coverage.executed["image_encoder.neck.2"] == "QLinearConv"
+        assert not {"Gemm", "Conv", "FusedGemm", "FusedConv"} & set(int8.coverage.operators)
 
     def test_masks_agree(self, int8: Report) -> None:
         assert len(int8.agreements) == 3
@@ -200,7 +206,7 @@ class TestFp32:
         held = constants(onnx.load(fp32.path))
         assert not [n for n, a in held.items() if a.dtype in (np.int8, np.uint8, np.float16)]
         assert set(fp32.precision.values()) == {"fp32"}
-        assert fp32.census.executed == {} and fp32.size == fp32.fp32_size
+        assert fp32.coverage.executed == {} and fp32.size == fp32.fp32_size
 
     def test_equals_pytorch(self, fp32: Report, fine_run: Path, batch: NDArray[np.float32]) -> None:
         model = load(fine_run / "model.ckpt").model
@@ -239,10 +245,10 @@ class TestGpu:
             assert set(node.input) <= half, node.name
 
     def test_same_masks_on_the_cpu(self, gpu: Report, int8: Report) -> None:
-        one, other = (onnx_runner(report.path.read_bytes(), True) for report in (int8, gpu))
+        one, other = (onnx_backend(report.path.read_bytes(), True) for report in (int8, gpu))
         agreement = compare(one, other, synthetic_radiographs(4), Preprocessing(96), FIELDS)
         assert agreement.mean > 0.99
-        assert gpu.census.fallen_back == ()
+        assert gpu.coverage.fallen_back == ()
 
 
 class TestRefusals:
@@ -251,11 +257,11 @@ class TestRefusals:
             export(tmp_path / "m.onnx", base_run / "model.ckpt")
         assert not list(tmp_path.iterdir())
 
-    @pytest.mark.parametrize("limit", ["ENOUGH", "ENOUGH_WORST"])
+    @pytest.mark.parametrize("limit", ["mean", "worst"])
     def test_masks_that_differ_leave_no_file(
         self, limit: str, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(exporting, limit, 1.1)
+        monkeypatch.setattr(exporting, "SAME_NETWORK", replace(SAME_NETWORK, **{limit: 1.1}))
         (tmp_path / "m.onnx").write_bytes(b"before")
         with pytest.raises(CxrsegError, match="not written: masks agree on"):
             export(tmp_path / "m.onnx")
@@ -342,15 +348,15 @@ class TestSelection:
         held = constants(onnx.load(report.path))
         for layer in kept:
             assert f"{layer}.weight_int8" not in held
-        assert report.census.fallen_back == ()
-        # Asked for more than the file holds, the census names what is missing.
+        assert report.coverage.fallen_back == ()
+        # Asked for more than the file holds, the coverage names what is missing.
         missing = (
             "image_encoder.blocks.0.mlp.lin1",
             "image_encoder.blocks.0.attn.matmul.scores",
             "image_encoder.blocks.0.attn.matmul.mix",
         )
-        census = take_census(report.path.read_bytes(), [*products(report), *missing])
-        assert census.fallen_back == missing
+        coverage = operator_coverage(report.path.read_bytes(), [*products(report), *missing])
+        assert coverage.fallen_back == missing
 
     def test_rows_of_attention_with_their_own_scales(
         self, export: Export, base_run: Path, tmp_path: Path
@@ -367,7 +373,7 @@ class TestSelection:
         mixes = [name for name in products(report) if name.endswith(".matmul.mix")]
         operators = Counter(node.op_type for node in onnx.load(report.path).graph.node)
         assert operators["ReduceMax"] == len(mixes) == loaded.model.architecture.depth
-        assert report.census.fallen_back == ()
+        assert report.coverage.fallen_back == ()
 
     def test_patterns_of_the_command(self, export: Export, tmp_path: Path) -> None:
         report = export(tmp_path / "m.onnx", keep_fp16=("*.neck.*", "*.blocks.0.attn.matmul"))
@@ -442,7 +448,7 @@ class TestTwoFiles:
         self, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(writing, "ONE_FILE", 100_000)
-        monkeypatch.setattr(exporting, "ENOUGH", 1.1)
+        monkeypatch.setattr(exporting, "SAME_NETWORK", Limits(1.1, 1.1))
         with pytest.raises(CxrsegError, match="masks agree on"):
             export(tmp_path / "m.onnx", precision="fp32")
         assert not list(tmp_path.iterdir())
@@ -453,7 +459,7 @@ class TestTwoFiles:
             assert abs(writing.serialized_size(model) - report.size) <= 4096
 
 
-class TestCensus:
+class TestCoverage:
     def test_a_weight_dequantized_in_float_is_found(self, int8: Report) -> None:
         """A float input turns its layer into a float product, whatever the weight is."""
         model = onnx.load(int8.path)
@@ -468,9 +474,9 @@ class TestCensus:
                 node.input[0] = quantize_node.input[0]
                 changed += 1
         assert changed == 1
-        census = take_census(model.SerializeToString(), products(int8))
-        assert census.fallen_back == (layer,)
-        assert layer not in census.executed
+        coverage = operator_coverage(model.SerializeToString(), products(int8))
+        assert coverage.fallen_back == (layer,)
+        assert layer not in coverage.executed
 
     def test_a_product_in_float_is_found(self, int8: Report) -> None:
         model = onnx.load(int8.path)
@@ -486,12 +492,12 @@ class TestCensus:
             if dequantized in node.input:
                 source = producers[producers[dequantized].input[0]].input[0]
                 node.input[list(node.input).index(dequantized)] = source
-        census = take_census(model.SerializeToString(), products(int8))
-        assert census.fallen_back == (f"{attention}.matmul.scores",)
+        coverage = operator_coverage(model.SerializeToString(), products(int8))
+        assert coverage.fallen_back == (f"{attention}.matmul.scores",)
 
     def test_unknown_layer_is_found(self, int8: Report) -> None:
-        census = take_census(int8.path.read_bytes(), ["image_encoder.none"])
-        assert census.fallen_back == ("image_encoder.none",)
+        coverage = operator_coverage(int8.path.read_bytes(), ["image_encoder.none"])
+        assert coverage.fallen_back == ("image_encoder.none",)
 
 
 @dataclass(frozen=True)
@@ -524,15 +530,15 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Edge:
 
 class TestEdge:
     def test_every_layer_runs_in_integers(self, edge: Edge) -> None:
-        census = take_census(edge.path, edge.compiled.products)
-        assert census.fallen_back == ()
-        assert len(census.executed) > 40
+        coverage = operator_coverage(edge.path, edge.compiled.products)
+        assert coverage.fallen_back == ()
+        assert len(coverage.executed) > 40
 
     def test_relu_costs_nothing(self, edge: Edge) -> None:
         in_file = Counter(node.op_type for node in onnx.load(edge.path).graph.node)
         assert in_file["Relu"] >= 2
         assert not {"Pad", "Slice"} & {*in_file}, "nothing shifts relative positions"
-        assert "Relu" not in take_census(edge.path, edge.compiled.products).operators
+        assert "Relu" not in operator_coverage(edge.path, edge.compiled.products).operators
 
     def test_onnx_runtime_computes_the_same(self, edge: Edge, batch: NDArray[np.float32]) -> None:
         with torch.no_grad():
@@ -598,7 +604,7 @@ class TestVerify:
         assert compare(left, left, images, spec, FIELDS) == Agreement(1.0, 1.0, 3, 3)
         differ = compare(left, nothing, images, spec, FIELDS)
         assert differ.mean == differ.worst == pytest.approx(0.5)
-        assert differ.with_lungs == 0, "the second runner found none"
+        assert differ.with_lungs == 0, "the second backend found none"
         both = compare(left, nothing, images, spec, (FIELDS[0], "right_lung_whole"))
         assert both.mean == pytest.approx(0.75), "each protocol counts"
 

@@ -16,7 +16,7 @@ from cxrseg.export.cli import recover_command
 from cxrseg.export.pipeline import Report, verification_images
 from cxrseg.export.recover import frequencies, recover
 from cxrseg.export.verify.agreement import compare
-from cxrseg.export.verify.backends import onnx_runner, torch_runner
+from cxrseg.export.verify.backends import onnx_backend, torch_backend
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.models import default_model
 from cxrseg.trainer.fit.checkpoint import load
@@ -44,8 +44,8 @@ def test_a_float_checkpoint_with_the_masks_of_the_file(
     assert description.stage == 1
     assert description.adapters is None and description.quantization is None
     radiographs = verification_images(images)[0]
-    runners = torch_runner(loaded.model), onnx_runner(int8.path, True)
-    found = compare(*runners, radiographs, description.preprocessing, description.labels)
+    backends = torch_backend(loaded.model), onnx_backend(int8.path, True)
+    found = compare(*backends, radiographs, description.preprocessing, description.labels)
     assert found.mean > 0.995
     assert found.with_lungs == found.images
 

@@ -21,7 +21,7 @@ from cxrseg.benchmarks.speed.agreement import (
     compare_all,
     complaints,
     placement,
-    provider_runner,
+    provider_backend,
 )
 from cxrseg.export import pipeline as exporting
 from cxrseg.export.verify import agreement as compare
@@ -91,9 +91,9 @@ def test_figures_by_hand() -> None:
 
 
 def test_different_masks_are_counted(model: Path, data: Path) -> None:
-    """The other runner finds no left lung."""
+    """The other backend finds no left lung."""
     loaded = load_model(model, "cpu", 1)
-    run = provider_runner(loaded)
+    run = provider_backend(loaded)
 
     def half(batch: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
         logits = run(batch).copy()
@@ -101,8 +101,8 @@ def test_different_masks_are_counted(model: Path, data: Path) -> None:
         return logits
 
     images = [(f"{n}.png", data.parent / f"images/{n}.png") for n in (1, 2)]
-    runners = {"same": run, "half": half}
-    same, other = compare_all(runners, (CPU, run), images, loaded.card)
+    backends = {"same": run, "half": half}
+    same, other = compare_all(backends, (CPU, run), images, loaded.card)
     assert (same.mean, same.worst, same.with_lungs) == (1, 1, 2)
     assert [name for name, _ in other.shares] == ["1.png", "2.png"]
     assert other.second == CPU
@@ -135,7 +135,7 @@ def test_values_that_are_not_numbers(model: Path) -> None:
     level = next(each for each in graph.graph.initializer if each.name == "level")
     level.CopyFrom(numpy_helper.from_array(np.array(np.nan, np.float32), "level"))
     onnx.save(graph, model)
-    run = provider_runner(load_model(model, "cpu", 1))
+    run = provider_backend(load_model(model, "cpu", 1))
     with pytest.raises(CxrsegError, match="not numbers"):
         run(np.zeros((1, 1, 64, 64), np.float32))
 
@@ -157,7 +157,9 @@ def test_with_a_checkpoint(
     assert pair["worst"] == min(shares.values()) == shares[pair["worst_image"]]
     assert pair["mean"] == pytest.approx(sum(shares.values()) / 4, abs=1e-6)
 
-    enough = pair["mean"] >= compare.ENOUGH and pair["worst"] >= compare.ENOUGH_WORST
+    enough = (
+        pair["mean"] >= compare.SAME_NETWORK.mean and pair["worst"] >= compare.SAME_NETWORK.worst
+    )
     assert result.code == (0 if enough else 1)
     assert "warning" not in result.err
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
@@ -169,7 +171,7 @@ def test_with_a_checkpoint(
         "threads": 1,
         "runs": 3,
         "warmup": 1,
-        "limits": {"mean": compare.ENOUGH, "worst": compare.ENOUGH_WORST},
+        "limits": {"mean": 0.999, "worst": 0.995},
     }
     assert {"command", "date", "versions", "machine", "seed", "failed", "passed"} <= set(record)
     assert "torch" in record["versions"]
@@ -234,13 +236,13 @@ def test_another_provider(
 
 def test_repeated_images_all_count(model: Path, data: Path) -> None:
     loaded = load_model(model, "cpu", 1)
-    run = provider_runner(loaded)
+    run = provider_backend(loaded)
     images = [("1.png", data.parent / "images/1.png")] * 2
     (pair,) = compare_all({"same": run}, (CPU, run), images, loaded.card)
     assert len(pair.shares) == 2
 
 
-@pytest.mark.parametrize("limit", ["ENOUGH", "ENOUGH_WORST"])
+@pytest.mark.parametrize("limit", ["mean", "worst"])
 def test_a_limit_that_is_not_met(
     bench: Bench,
     model: Path,
@@ -251,7 +253,7 @@ def test_a_limit_that_is_not_met(
     limit: str,
 ) -> None:
     twin()
-    monkeypatch.setattr(compare, limit, 1.1)
+    monkeypatch.setattr(compare, "SAME_NETWORK", replace(compare.SAME_NETWORK, **{limit: 1.1}))
     output = tmp_path / "agreement.json"
     result = bench("agreement", model, "--images", data, "-o", output)
     assert result.code == 1
@@ -260,7 +262,7 @@ def test_a_limit_that_is_not_met(
 
 
 def test_limits_on_both_sides() -> None:
-    enough, worst = compare.ENOUGH, compare.ENOUGH_WORST
+    enough, worst = compare.SAME_NETWORK.mean, compare.SAME_NETWORK.worst
     at_limit = Pair("a", "b", (("x", 1.0), ("y", worst), *((str(n), 1.0) for n in range(8))), 10)
     assert at_limit.mean >= enough
     assert complaints([at_limit], {}) == []
