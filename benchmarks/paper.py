@@ -370,7 +370,7 @@ def command(
         write_record,
     )
     from cxrseg.benchmarks.harness.samples import read_cases
-    from cxrseg.runtime.batch.process import prepare_folder
+    from cxrseg.runtime.core.atomic import prepare_folder
     from cxrseg.trainer.fit.checkpoint import MODEL, load
 
     run = checkpoint

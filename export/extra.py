@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cxrseg.runtime.terminal.console import require_extra
+from cxrseg.runtime.core.errors import require_extra
 
 MODULES = ("torch", "segment_anything", "peft", "onnx", "onnxscript", "onnx_ir", "pydantic")
 

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from cxrseg.runtime.core.flags import Flag
     from cxrseg.runtime.core.radiograph import Radiograph, Spacing
     from cxrseg.runtime.core.segmentation import Segmentation
-    from cxrseg.runtime.readers import find_images, read
+    from cxrseg.runtime.readers.folders import find_images
+    from cxrseg.runtime.readers.reading import read
     from cxrseg.runtime.segmenter import Segmenter
-    from cxrseg.runtime.writers.images import write
+    from cxrseg.runtime.writers.writing import write
 
     __version__: str
 
@@ -47,9 +48,9 @@ _HOMES = {
     "Segmentation": "core.segmentation",
     "Segmenter": "segmenter",
     "Spacing": "core.radiograph",
-    "find_images": "readers",
-    "read": "readers",
-    "write": "writers.images",
+    "find_images": "readers.folders",
+    "read": "readers.reading",
+    "write": "writers.writing",
 }
 
 

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.errors import CxrsegError, require_extra
 from cxrseg.runtime.core.labels import PROTOCOLS, Protocol
-from cxrseg.runtime.core.own_files import DEFAULT_FORMATS, DICOM_FORMATS, FORMATS, Format
 from cxrseg.runtime.core.version import VERSION
 from cxrseg.runtime.inference.devices import AUTO, DEVICES
 from cxrseg.runtime.terminal.console import (
@@ -26,9 +25,9 @@ from cxrseg.runtime.terminal.console import (
     echo,
     fail,
     progress,
-    require_extra,
     run_command,
 )
+from cxrseg.runtime.writers.paths import DEFAULT_FORMATS, DICOM_FORMATS, FORMATS, Format
 
 if TYPE_CHECKING:
     from cxrseg.runtime.batch.process import Done, Job, Outcome
@@ -273,7 +272,7 @@ def command(
     loading = Loading(model or default_model(), device, threads_each, once=images == 1)
 
     # All that is next is imported while the model is loaded.
-    from cxrseg.runtime.core.atomic import remove_stale
+    from cxrseg.runtime.core.atomic import prepare_folder, remove_stale
     from cxrseg.runtime.segmenter import Segmenter
     from cxrseg.runtime.writers.tables import summary
 
@@ -283,7 +282,7 @@ def command(
     segmenter = Segmenter(loading, protocol=protocol)
     gc.enable()
     if output is not None:
-        batch.prepare_folder(output)
+        prepare_folder(output)
     settings = batch.Settings(formats, deidentify, strict, resume)
     outcomes: Generator[tuple[Job, Outcome], None, None]
     if watching:

@@ -14,18 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.gray import check_size, to_unit
 from cxrseg.runtime.core.labels import PROTOCOLS, Label, Protocol, labels_of
 from cxrseg.runtime.core.orientation import Orientation
 from cxrseg.runtime.core.preprocess import preprocess
-from cxrseg.runtime.core.radiograph import Radiograph
+from cxrseg.runtime.core.radiograph import Radiograph, check_size, to_unit
 from cxrseg.runtime.core.segmentation import Segmentation
 from cxrseg.runtime.inference.devices import AUTO, PROVIDERS
 from cxrseg.runtime.inference.postprocess import clean_components, label_mask, upsample
 from cxrseg.runtime.inference.session import LoadedModel, Loading
 from cxrseg.runtime.models import default_model
 from cxrseg.runtime.quality.assess import assess
-from cxrseg.runtime.readers import read
+from cxrseg.runtime.readers.reading import read
 
 
 class Segmenter:

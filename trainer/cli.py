@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 
 import click
 
-from cxrseg.runtime.terminal.console import echo, require_extra, run_command
+from cxrseg.runtime.core.errors import require_extra
+from cxrseg.runtime.terminal.console import echo, run_command
 
 _EXTRA = (
     "torch",

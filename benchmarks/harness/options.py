@@ -9,10 +9,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.errors import CxrsegError, require_extra
 from cxrseg.runtime.core.labels import PROTOCOLS, Protocol
 from cxrseg.runtime.inference.devices import AUTO, DEVICES
-from cxrseg.runtime.terminal.console import require_extra
 
 EXTRA = ("jinja2", "markdown_it", "matplotlib", "scipy", "skimage", "torch", "onnx", "onnx_ir")
 """Modules that the extra ``bench`` brings."""

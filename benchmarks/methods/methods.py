@@ -10,9 +10,9 @@ import click
 
 from cxrseg.benchmarks.harness.options import limit_option, require_bench, threads_option
 from cxrseg.benchmarks.methods.methods_rows import LEVELS, ROWS
-from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.errors import CxrsegError, require_extra
 from cxrseg.runtime.core.labels import PROTOCOLS
-from cxrseg.runtime.terminal.console import echo, require_extra
+from cxrseg.runtime.terminal.console import echo
 
 if TYPE_CHECKING:
     from cxrseg.benchmarks.methods.methods_scores import Test

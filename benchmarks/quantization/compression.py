@@ -332,7 +332,7 @@ def command(
         paper_trained,
     )
     from cxrseg.export.pipeline import require_quantized
-    from cxrseg.runtime.batch.process import prepare_folder
+    from cxrseg.runtime.core.atomic import prepare_folder
     from cxrseg.trainer.fit.checkpoint import load
 
     if image_size % 16:

@@ -12,17 +12,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from cxrseg.runtime.core.atomic import prepare_folder
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.own_files import (
-    DEFAULT_FORMATS,
-    FORMATS,
-    IMAGE_ENDS,
-    Format,
-    Outputs,
-    Report,
-)
-from cxrseg.runtime.readers import fingerprint, read, scan
-from cxrseg.runtime.readers.folders import Found
+from cxrseg.runtime.core.own_files import is_our_image_name
+from cxrseg.runtime.readers.folders import ImageFile, scan
+from cxrseg.runtime.readers.reading import fingerprint, read
+from cxrseg.runtime.writers.paths import DEFAULT_FORMATS, FORMATS, Format, Outputs
+from cxrseg.runtime.writers.report import Report
 
 if TYPE_CHECKING:
     from cxrseg.runtime.core.radiograph import Radiograph
@@ -77,7 +73,7 @@ _PRELOADED = (
     "hashlib",
     "numpy.ma",
     "cxrseg.runtime.readers.raster",
-    "cxrseg.runtime.writers.images",
+    "cxrseg.runtime.writers.writing",
 )
 
 
@@ -103,22 +99,6 @@ class Task:
 
 Job = Task | CxrsegError
 """An image to do, or why an input cannot be done."""
-
-
-def prepare_folder(folder: Path) -> None:
-    """Create the output folder where there is none.
-
-    Raises:
-        CxrsegError: It cannot be created or is a file.
-    """
-    remedy = "choose another folder with -o"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise CxrsegError(folder, "is a file, not a folder", remedy) from error
-    except OSError as error:
-        cause = f"the output folder cannot be created ({error.strerror})"
-        raise CxrsegError(folder, cause, remedy) from error
 
 
 def plan(
@@ -149,7 +129,7 @@ def plan(
 
 
 def arrange(
-    images: Iterable[Found | CxrsegError],
+    images: Iterable[ImageFile | CxrsegError],
     folder: Path | None,
     formats: Collection[Format],
     resume: bool,
@@ -168,9 +148,9 @@ def arrange(
     home = _home_keys()
     keyed = [(x, "" if isinstance(x, CxrsegError) else _key(x.path)) for x in images]
     inputs = {key for _, key in keyed}
-    sources = [x.path for x, _ in keyed if isinstance(x, Found)]
+    sources = [x.path for x, _ in keyed if isinstance(x, ImageFile)]
     products: set[str] = set()
-    if any(source.name.endswith(IMAGE_ENDS) for source in sources):
+    if any(is_our_image_name(source.name) for source in sources):
         products = {home(x) for source in sources for x in Outputs.of(source, None, FORMATS)}
 
     planned: list[Job] = []
@@ -180,10 +160,10 @@ def arrange(
             planned.append(found)
             continue
         source = found.path
-        if key in seen or (key in products and source.name.endswith(IMAGE_ENDS)):
+        if key in seen or (key in products and is_our_image_name(source.name)):
             continue
         seen.add(key)
-        task = Task(source, None if folder is None else folder / found.below)
+        task = Task(source, None if folder is None else folder / found.subfolder)
         outputs = Outputs.of(source, task.folder, formats)
         overwritten = next((x for x in outputs if home(x) in inputs and folder is not None), None)
         place = home(outputs.report)
@@ -268,7 +248,8 @@ def process(
     Raises:
         KeyboardInterrupt: It was `interrupted`.
     """
-    from cxrseg.runtime.writers.images import check_formats, make_report, write
+    from cxrseg.runtime.writers.report import make_report
+    from cxrseg.runtime.writers.writing import check_formats, write
 
     if isinstance(job, CxrsegError):
         return job

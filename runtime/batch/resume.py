@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import Label
-from cxrseg.runtime.core.own_files import DICOM_FORMATS, MARK, Format, Outputs, Report, is_ours
+from cxrseg.runtime.core.own_files import MARK, is_ours
 from cxrseg.runtime.core.version import package_version
-from cxrseg.runtime.readers import fingerprint
-from cxrseg.runtime.writers.tables import Record, row
-
-_MAX_BYTES = 1 << 20
+from cxrseg.runtime.readers.reading import fingerprint
+from cxrseg.runtime.writers.paths import DICOM_FORMATS, Format, Outputs
+from cxrseg.runtime.writers.report import Report, is_complete, load_report
 
 
 def earlier_report(
@@ -47,16 +45,15 @@ def earlier_report(
             return None
         if not all(x.stat().st_mtime_ns <= finished and is_ours(x) for x in outputs):
             return None
-        report = _load(outputs.report)
+        report = load_report(outputs.report)
         same = (
-            report["program"] == f"{MARK} {package_version()}"
+            is_complete(report)
+            and report["program"] == f"{MARK} {package_version()}"
             and report["model"]["sha256"] == model_sha256
             and [label["name"] for label in report["labels"]] == [label.name for label in labels]
             and _covers(report, outputs.formats, deidentify)
             and report["provenance"]["sha256"] == fingerprint(source)
         )
-        # What the table needs must be there, too: people edit files.
-        row(Record(source=str(source), status="ok", report=report))
     # Nothing there, not readable, or not as we write it: it is done anew.
     except (OSError, CxrsegError, ValueError, TypeError, LookupError, RecursionError):
         return None
@@ -75,28 +72,13 @@ def owner(source: Path, outputs: Outputs) -> str | None:
         or the image is gone.
     """
     try:
-        name = _load(outputs.report)["input"]
+        name = load_report(outputs.report)["input"]
         if name == source.name:
             return source.name
         # Compared, never opened: what a file says is no path.
         return next((x for x in os.listdir(source.parent) if x == name), None)  # noqa: PTH208
     except (OSError, ValueError, LookupError, RecursionError):
         return None
-
-
-def _load(path: Path) -> Report:
-    with path.open("rb") as file:
-        data = file.read(_MAX_BYTES + 1)
-    if len(data) > _MAX_BYTES:
-        raise ValueError("too large for a report")
-    report = json.loads(data, parse_constant=_refuse)
-    if not isinstance(report, dict):
-        raise ValueError("no report")
-    return report
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} in a report")
 
 
 def _covers(report: Report, formats: Collection[Format], deidentify: bool) -> bool:

@@ -18,8 +18,7 @@ from watchdog.observers.polling import PollingObserver
 
 from cxrseg.runtime.batch.process import Job, Outcome, Settings, arrange, run
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.readers import is_image, list_images
-from cxrseg.runtime.readers.folders import Found
+from cxrseg.runtime.readers.folders import ImageFile, is_image, list_images
 
 if TYPE_CHECKING:
     from cxrseg.runtime.segmenter import Segmenter
@@ -112,7 +111,7 @@ class Watcher:
         """Number of images given that are still there, as far as is known."""
         return len(self._given)
 
-    def batches(self) -> Generator[list[Found], None, None]:
+    def batches(self) -> Generator[list[ImageFile], None, None]:
         """Yield images as they become complete, without end. Close it to end the watching."""
         try:
             listed = None
@@ -185,7 +184,7 @@ class Watcher:
                 continue
             if path.is_dir():
                 for found in list_images(path):
-                    if isinstance(found, Found):
+                    if isinstance(found, ImageFile):
                         self._see(root, found.path)
             elif is_image(path):
                 self._see(root, path)
@@ -197,7 +196,7 @@ class Watcher:
         if path not in self._waiting and _signature(path) != self._given.get(path):
             self._waiting[path] = _Waiting(root, None, monotonic())
 
-    def _settled(self) -> list[Found]:
+    def _settled(self) -> list[ImageFile]:
         """Return what is complete, and look at the rest again."""
         now = monotonic()
         ready = []
@@ -212,7 +211,7 @@ class Watcher:
             ):
                 del self._waiting[path]
                 self._given[path] = signature
-                ready.append(Found(path, path.parent.relative_to(waiting.root)))
+                ready.append(ImageFile(path, path.parent.relative_to(waiting.root)))
         return ready
 
 

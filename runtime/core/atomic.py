@@ -78,6 +78,22 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
         _remove(temporaries.values())
 
 
+def prepare_folder(folder: Path) -> None:
+    """Create the output folder where there is none.
+
+    Raises:
+        CxrsegError: It cannot be created or is a file.
+    """
+    remedy = "choose another folder with -o"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise CxrsegError(folder, "is a file, not a folder", remedy) from error
+    except OSError as error:
+        cause = f"the output folder cannot be created ({error.strerror})"
+        raise CxrsegError(folder, cause, remedy) from error
+
+
 def remove_stale(folders: Iterable[Path]) -> None:
     """Remove the temporary files that a killed process left in these folders.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from importlib.util import find_spec
 
 
 class CxrsegError(Exception):
@@ -25,3 +27,20 @@ class CxrsegError(Exception):
     def __reduce__(self) -> tuple[type[CxrsegError], tuple[str, str, str]]:
         # Made again from its parts where another process takes it over.
         return CxrsegError, (self.subject, self.cause, self.remedy)
+
+
+def require_extra(command: str, extra: str, modules: Sequence[str]) -> None:
+    """Check that the packages of an extra are installed, without importing them.
+
+    Args:
+        command: The command that needs them.
+        extra: Name of the extra that brings them.
+        modules: Top-level modules that must be importable.
+
+    Raises:
+        CxrsegError: Some are missing; the message says what to install.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        cause = f"needs packages that are not installed ({', '.join(missing)})"
+        raise CxrsegError(command, cause, f'pip install "cxrseg[{extra}]"')

@@ -1,12 +1,15 @@
-"""The radiograph: what every reader makes and everything else takes."""
+"""The radiograph: what every reader makes and everything else takes, and its gray scale."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.flags import Flag
 from cxrseg.runtime.core.orientation import Orientation
 
@@ -58,3 +61,62 @@ class Radiograph:
         """Native size (height, width) in pixels."""
         height, width = self.pixels.shape
         return height, width
+
+
+def check_size(height: int, width: int, subject: str | os.PathLike[str]) -> None:
+    """Refuse an image that is too small or too large.
+
+    Args:
+        height: Rows in pixels.
+        width: Columns in pixels.
+        subject: The image, as the message shall name it.
+
+    Raises:
+        CxrsegError: A side is shorter than `MIN_SIDE`, or there are more than `MAX_PIXELS`.
+    """
+    if min(height, width) < MIN_SIDE:
+        raise CxrsegError(
+            subject,
+            f"the image is too small ({width} x {height} pixels)",
+            f"both sides must have at least {MIN_SIDE} pixels",
+        )
+    if height * width > MAX_PIXELS:
+        raise CxrsegError(
+            subject,
+            f"the image is too large ({width} x {height} pixels)",
+            f"at most {MAX_PIXELS // 1_000_000} million pixels are accepted",
+        )
+
+
+def to_unit(pixels: NDArray[Any], top: float | None = None) -> NDArray[np.float32]:
+    """Scale gray values to [0, 1].
+
+    Args:
+        pixels: [H, W] of bool or any integer or real type.
+        top: The value that becomes 1 while 0 stays 0. Without it: 255 for uint8, 65535 for
+            uint16, 1 for bool; other types are stretched from their smallest to their largest
+            finite value.
+
+    Returns:
+        float32 [H, W] in [0, 1]; values that are not finite become 0, a constant image too.
+    """
+    known = {np.dtype(np.bool_): 1.0, np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
+    if top is None:
+        top = known.get(pixels.dtype.newbyteorder("="))
+    if top is not None:
+        scaled = pixels.astype(np.float32)
+        scaled /= np.float32(top)
+        np.clip(scaled, 0, 1, out=scaled)
+        return scaled
+    # float64: the span of float32 or int32 values may exceed what their own type holds.
+    values = pixels.astype(np.float64)
+    finite = np.isfinite(values)
+    if not finite.any():
+        return np.zeros(pixels.shape, dtype=np.float32)
+    low, high = values.min(where=finite, initial=np.inf), values.max(where=finite, initial=-np.inf)
+    # Halves, so that the span of the widest float64 values does not overflow.
+    span = high / 2 - low / 2
+    if span <= 0:
+        return np.zeros(pixels.shape, dtype=np.float32)
+    values[~finite] = low
+    return np.asarray(np.clip((values / 2 - low / 2) / span, 0, 1), dtype=np.float32)

@@ -20,9 +20,8 @@ from pydicom.pixels import pixel_array
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.flags import Flag
-from cxrseg.runtime.core.gray import check_size, to_unit
 from cxrseg.runtime.core.orientation import Orientation
-from cxrseg.runtime.core.radiograph import Radiograph
+from cxrseg.runtime.core.radiograph import Radiograph, check_size, to_unit
 from cxrseg.runtime.readers.codecs import UndecodableError, check_coded_size, plugin_for
 from cxrseg.runtime.readers.dicom_header import (
     FRONTAL_VIEWS,

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.gray import check_size, to_unit
-from cxrseg.runtime.core.radiograph import MAX_PIXELS, Radiograph
+from cxrseg.runtime.core.radiograph import MAX_PIXELS, Radiograph, check_size, to_unit
 from cxrseg.runtime.terminal.quiet import quiet
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from importlib.util import find_spec
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import click
@@ -111,23 +110,6 @@ class SectionedOption(click.Option):
     def __init__(self, *declarations: Any, section: str, **arguments: Any) -> None:
         super().__init__(*declarations, **arguments)
         self.section = section
-
-
-def require_extra(command: str, extra: str, modules: Sequence[str]) -> None:
-    """Check that the packages of an extra are installed, without importing them.
-
-    Args:
-        command: The command that needs them.
-        extra: Name of the extra that brings them.
-        modules: Top-level modules that must be importable.
-
-    Raises:
-        CxrsegError: Some are missing; the message says what to install.
-    """
-    missing = [name for name in modules if find_spec(name) is None]
-    if missing:
-        cause = f"needs packages that are not installed ({', '.join(missing)})"
-        raise CxrsegError(command, cause, f'pip install "cxrseg[{extra}]"')
 
 
 class Lines(Protocol):

@@ -14,8 +14,9 @@ from typing import Literal
 from cxrseg.runtime.core.atomic import atomic_write
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import Side, label_named
-from cxrseg.runtime.core.own_files import MARK, Report
+from cxrseg.runtime.core.own_files import MARK
 from cxrseg.runtime.core.version import package_version
+from cxrseg.runtime.writers.report import Report
 
 _SIDES: tuple[Side, ...] = ("right", "left")
 _OF_A_LUNG = ("area_px", "area_mm2", "height_px", "height_mm", "width_px", "width_mm")

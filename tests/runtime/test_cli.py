@@ -17,9 +17,10 @@ from cxrseg.runtime import CxrsegError
 from cxrseg.runtime.batch import process as batch
 from cxrseg.runtime.cli import command
 from cxrseg.runtime.core.atomic import atomic_write, write_together
+from cxrseg.runtime.core.errors import require_extra
 from cxrseg.runtime.core.version import package_version
 from cxrseg.runtime.inference.devices import PROVIDERS
-from cxrseg.runtime.terminal.console import progress, require_extra, run_command
+from cxrseg.runtime.terminal.console import progress, run_command
 from helpers.paths import REPO
 
 

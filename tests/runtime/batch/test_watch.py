@@ -17,8 +17,8 @@ from queue import Empty, SimpleQueue
 import pytest
 
 from cxrseg.runtime import CxrsegError
-from cxrseg.runtime.readers.folders import Found
-from cxrseg.runtime.terminal import console
+from cxrseg.runtime.core import errors
+from cxrseg.runtime.readers.folders import ImageFile
 
 watch = pytest.importorskip("cxrseg.runtime.batch.watch", reason="needs the extra watch")
 
@@ -36,7 +36,7 @@ class Given:
 
     def __init__(self, folders: list[Path], ended: threading.Event, **options: object) -> None:
         self.told: list[CxrsegError] = []
-        self._queue: SimpleQueue[Found] = SimpleQueue()
+        self._queue: SimpleQueue[ImageFile] = SimpleQueue()
         self._ended = ended
         watcher = watch.Watcher(folders, tell=self.told.append, settle_s=SETTLE_S, **options)
         self._thread = threading.Thread(target=self._run, args=(watcher,), daemon=True)
@@ -53,7 +53,7 @@ class Given:
     def names(self, count: int) -> set[str]:
         """Wait for so many images; return their paths below their folder."""
         got = [self._queue.get(timeout=PATIENCE_S) for _ in range(count)]
-        return {(found.below / found.path.name).as_posix() for found in got}
+        return {(found.subfolder / found.path.name).as_posix() for found in got}
 
     def nothing(self) -> bool:
         """Tell whether no image comes for a while."""
@@ -337,6 +337,6 @@ def test_only_folders_are_watched(run_cxrseg, save_chest, xrays) -> None:
 
 
 def test_extra_that_is_missing_is_named(run_cxrseg, xrays, monkeypatch) -> None:
-    monkeypatch.setattr(console, "find_spec", lambda name: None)
+    monkeypatch.setattr(errors, "find_spec", lambda name: None)
     result = run_cxrseg(xrays, "--watch")
     assert result.code == 1 and 'pip install "cxrseg[watch]"' in result.err

@@ -15,7 +15,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from cxrseg.runtime.core.own_files import Format, Outputs
+from cxrseg.runtime.writers.paths import Format, Outputs
 from helpers import bad_files
 
 MEMORY = 4 << 30

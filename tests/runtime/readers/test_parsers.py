@@ -15,7 +15,7 @@ from cxrseg.runtime import CxrsegError
 from cxrseg.runtime.core.model_card import ModelCard
 from cxrseg.runtime.core.own_files import is_ours
 from cxrseg.runtime.core.preprocess import Preprocessing
-from cxrseg.runtime.readers import scan
+from cxrseg.runtime.readers.folders import scan
 from helpers.patient import chest
 
 FUZZ = settings(

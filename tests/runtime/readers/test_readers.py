@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cxrseg.runtime import CxrsegError, Radiograph, find_images, read
-from cxrseg.runtime.core.gray import to_unit
+from cxrseg.runtime.core.radiograph import to_unit
 
 RAMP = np.tile(np.linspace(0, 255, 60).astype(np.uint8), (40, 1))
 RGB_RAMP = np.stack([RAMP, RAMP, RAMP], axis=2)

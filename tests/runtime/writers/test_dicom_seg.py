@@ -350,10 +350,10 @@ def test_files_of_others_are_kept(run_cxrseg, model, xrays) -> None:
 def test_without_highdicom_the_error_says_what_to_install(
     run_cxrseg, model, xrays, monkeypatch
 ) -> None:
-    from cxrseg.runtime.terminal import console
+    from cxrseg.runtime.core import errors
 
     monkeypatch.setattr(
-        console, "find_spec", lambda name: None if name == "highdicom" else find_spec(name)
+        errors, "find_spec", lambda name: None if name == "highdicom" else find_spec(name)
     )
     result = run_cxrseg(xray(xrays / "x.dcm"), "--format", "seg", *model)
     assert (result.code, len(result.errors)) == (1, 1)

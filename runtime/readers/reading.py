@@ -1,0 +1,162 @@
+"""Reading one X-ray: the reader is chosen by what the file holds, not by its name."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cxrseg.runtime.core.errors import CxrsegError
+
+if TYPE_CHECKING:
+    from cxrseg.runtime.core.radiograph import Radiograph
+
+MAX_BYTES = 1 << 30
+"""Largest file accepted, in bytes."""
+
+_HEAD = 132
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One file format family.
+
+    Attributes:
+        title: Formats, for people.
+        suffixes: File name suffixes, lower case with the dot, that a folder is searched for.
+        sniff: Tells from a file's first 132 bytes whether the reader is responsible.
+        read: Reads a file of this family; raises CxrsegError.
+    """
+
+    title: str
+    suffixes: tuple[str, ...]
+    sniff: Callable[[bytes], bool]
+    read: Callable[[Path], Radiograph]
+
+
+# Value representations of what may come first in a file (PS3.5 6.2).
+_FIRST_VRS = (b"UL", b"UI", b"OB", b"CS", b"SH", b"LO", b"DA", b"TM", b"AE", b"ST", b"PN", b"SQ")
+
+
+def _is_dicom(head: bytes) -> bool:
+    return head[128:132] == b"DICM" or _is_bare_dicom(head)
+
+
+def _is_bare_dicom(head: bytes) -> bool:
+    """Tell a data set without preamble by its first element: group 0002 or 0008, little endian."""
+    if len(head) < 8 or head[:2] not in (b"\x02\0", b"\x08\0"):
+        return False
+    element = int.from_bytes(head[2:4], "little")
+    length = int.from_bytes(head[4:8], "little")
+    explicit = head[4:6] in _FIRST_VRS
+    return element <= 0x2112 and (explicit or (length <= 256 and length % 2 == 0))
+
+
+def _read_dicom(path: Path) -> Radiograph:
+    try:
+        from cxrseg.runtime.readers.dicom import read_dicom
+    except ImportError as error:
+        cause = f"reading DICOM needs a library that cannot be loaded ({error})"
+        raise CxrsegError(path, cause, "install cxrseg again") from error
+    return read_dicom(path)
+
+
+def _is_raster(head: bytes) -> bool:
+    return head.startswith(
+        (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    )
+
+
+def _read_raster(path: Path) -> Radiograph:
+    from cxrseg.runtime.readers.raster import read_raster
+
+    return read_raster(path)
+
+
+READERS: tuple[Reader, ...] = (
+    Reader("DICOM", (".dcm", ".dicom", ".ima"), _is_dicom, _read_dicom),
+    Reader(
+        "PNG, JPEG, TIFF or BMP",
+        (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
+        _is_raster,
+        _read_raster,
+    ),
+)
+"""The readers; the first whose `sniff` agrees is taken."""
+
+SUFFIXES = frozenset(suffix for reader in READERS for suffix in reader.suffixes)
+"""File name suffixes of images, lower case with the dot."""
+
+
+def is_dicom_file(path: Path) -> bool:
+    """Tell by its content, whatever its name, whether a file is DICOM."""
+    try:
+        return path.is_file() and _is_dicom(_head_of(path))
+    except CxrsegError:
+        return False
+
+
+def _head_of(path: Path) -> bytes:
+    remedy = "check the name and the permissions"
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise CxrsegError(path, "is a folder, not an image", "name the image itself")
+        # A pipe or a device could block or never end.
+        if not stat.S_ISREG(status.st_mode):
+            raise CxrsegError(path, "is not a regular file", "name an image file")
+        if status.st_size == 0:
+            raise CxrsegError(path, "the file is empty", "export or copy the image again")
+        if status.st_size > MAX_BYTES:
+            limit = f"at most {MAX_BYTES >> 20} MiB are accepted"
+            raise CxrsegError(path, f"the file is too large ({status.st_size >> 20} MiB)", limit)
+        with path.open("rb") as file:
+            return file.read(_HEAD)
+    except FileNotFoundError as error:
+        raise CxrsegError(path, "no such file", "check the name") from error
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        raise CxrsegError(path, f"cannot be read ({cause})", remedy) from error
+
+
+def read(path: str | os.PathLike[str]) -> Radiograph:
+    """Read an X-ray.
+
+    Args:
+        path: A DICOM, PNG, JPEG, TIFF or BMP file.
+
+    Returns:
+        The radiograph, float32 [H, W] in [0, 1] at its native size.
+
+    Raises:
+        CxrsegError: The file is missing, empty, too large, damaged, or no image of these formats.
+    """
+    path = Path(path)
+    head = _head_of(path)
+    for reader in READERS:
+        if reader.sniff(head):
+            return reader.read(path)
+    cause = "is not an image that cxrseg can read"
+    raise CxrsegError(path, cause, "give a DICOM, PNG, JPEG, TIFF or BMP file")
+
+
+def fingerprint(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of an image file, lower-case hex.
+
+    Raises:
+        CxrsegError: `read` would refuse the file before it decodes it.
+    """
+    # Imported here: `cxrseg-run` begins to load the model first.
+    import hashlib
+
+    path = Path(path)
+    _head_of(path)
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        cause = f"cannot be read ({error.strerror or error})"
+        raise CxrsegError(path, cause, "check the name and the permissions") from error

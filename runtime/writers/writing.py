@@ -1,0 +1,122 @@
+"""Writing all outputs of one segmentation, or none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrseg.runtime.core.atomic import write_together
+from cxrseg.runtime.core.errors import CxrsegError, require_extra
+from cxrseg.runtime.core.own_files import is_ours
+from cxrseg.runtime.core.radiograph import Radiograph
+from cxrseg.runtime.core.segmentation import Segmentation
+from cxrseg.runtime.writers.images import lungs_png, overlay, rgb_png
+from cxrseg.runtime.writers.paths import DEFAULT_FORMATS, Format, Outputs, dicom_among
+from cxrseg.runtime.writers.report import Report, make_report, report_json
+
+
+def write(
+    segmentation: Segmentation,
+    radiograph: Radiograph,
+    source: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None = None,
+    formats: Collection[Format] = DEFAULT_FORMATS,
+    deidentify: bool = False,
+    report: Report | None = None,
+) -> Outputs:
+    """Write the outputs of one segmentation: all of them or none, the report last.
+
+    A process that is killed leaves whole files, and no report unless everything is there.
+
+    Args:
+        segmentation: The result.
+        radiograph: The image that it was made from.
+        source: The image file, whose name the outputs take: ``x.png`` gives ``x_lungs.png``,
+            ``x_overlay.png`` and ``x.json``. It need not exist, unless DICOM is to be written.
+        folder: Existing folder for the outputs; None = beside the source.
+        formats: What to write. ``seg`` and ``sc`` need highdicom and a DICOM source.
+        deidentify: Leave the patient's identity, dates and the original UIDs out of DICOM; the
+            other formats never hold them.
+        report: What the JSON report shall hold; None = made here, by `make_report`.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        CxrsegError: A file cannot be written, or exists and is not an earlier output of cxrseg;
+            the source cannot have DICOM outputs; or highdicom is not installed.
+    """
+    source = Path(source)
+    outputs = Outputs.of(source, folder, formats)
+    for path in outputs:
+        if _is_foreign(path):
+            cause = "exists and was not written by cxrseg, so it is kept"
+            raise CxrsegError(path, cause, "rename it, or choose another folder with -o")
+    contents: dict[Path, bytes] = {}
+    picture = overlay(segmentation, radiograph) if {"png", "sc"} & {*formats} else None
+    if "png" in formats and picture is not None:
+        contents[outputs.lungs] = lungs_png(segmentation)
+        contents[outputs.overlay] = rgb_png(picture)
+    if dicom_among(formats):
+        contents |= _dicom(segmentation, picture, source, outputs, formats, deidentify)
+    if "json" in formats:
+        if report is None:
+            report = make_report(segmentation, radiograph, source, formats, deidentify)
+        contents[outputs.report] = report_json(report).encode("ascii")
+    write_together(contents)
+    return outputs
+
+
+def check_formats(
+    formats: Collection[Format], radiograph: Radiograph, source: str | os.PathLike[str]
+) -> None:
+    """Check, before anything is computed, that an image can have these outputs.
+
+    Raises:
+        CxrsegError: DICOM is asked for, and the image is none.
+    """
+    wanted = dicom_among(formats)
+    if wanted and radiograph.provenance.get("format") != "DICOM":
+        cause = f"is no DICOM file, so {' and '.join(wanted)} would belong to no study"
+        raise CxrsegError(source, cause, "give the X-ray as DICOM, or --format png,json")
+
+
+def _dicom(
+    segmentation: Segmentation,
+    picture: NDArray[np.uint8] | None,
+    source: Path,
+    outputs: Outputs,
+    formats: Collection[Format],
+    deidentify: bool,
+) -> dict[Path, bytes]:
+    require_extra(", ".join(dicom_among(formats)), "dicom", ["highdicom"])
+    # Imported here: an image that is no DICOM needs none of it.
+    from cxrseg.runtime.writers.dicom_sc import overlay_dcm
+    from cxrseg.runtime.writers.dicom_seg import lungs_dcm
+    from cxrseg.runtime.writers.dicom_source import deidentified, read_origin
+
+    origin = read_origin(source)
+    if deidentify:
+        if "sc" in formats and origin.pixels.get("BurnedInAnnotation") == "YES":
+            cause = "says that words are burned into its picture, which --deidentify leaves there"
+            raise CxrsegError(source, cause, "leave sc out of --format")
+        origin = deidentified(origin)
+    contents: dict[Path, bytes] = {}
+    if "seg" in formats:
+        contents[outputs.seg] = lungs_dcm(segmentation, origin)
+    if "sc" in formats and picture is not None:
+        contents[outputs.sc] = overlay_dcm(segmentation, picture, origin)
+    return contents
+
+
+def _is_foreign(path: Path) -> bool:
+    try:
+        # An empty file, which a power failure may leave, is nobody's loss.
+        return path.is_file() and path.stat().st_size > 0 and not is_ours(path)
+    # A name too long, a folder that may not be entered: writing will tell.
+    except OSError:
+        return False
