@@ -28,8 +28,9 @@ from cxrseg.export.verify.operators import Coverage, operator_coverage
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.inference.session import load_model
 from cxrseg.runtime.readers import find_images, read
-from cxrseg.trainer.adapt.quantization import set_weight_bits
-from cxrseg.trainer.adapt.sensitivity import Sensitivity, keep_float, units
+from cxrseg.trainer.adapt.layer_table import layer_table
+from cxrseg.trainer.adapt.quantization import make_float, set_weight_bits
+from cxrseg.trainer.adapt.sensitivity import Sensitivity
 from cxrseg.trainer.fit.checkpoint import Loaded, load
 
 TRAINED = "ONNX Runtime, optimized : PyTorch as trained, fake-quantized"
@@ -170,7 +171,9 @@ def export(
         require_quantized(loaded, checkpoint)
         require_exact(loaded, weight_bits)
     trained = copy.deepcopy(loaded.model) if precision == "int8" else None
-    keep_float(loaded.model, matching(keep_fp16, list(units(loaded.model))))
+    table = [row for row in layer_table(loaded.model) if row.quantized]
+    kept = matching(keep_fp16, [row.name for row in table])
+    make_float(loaded.model, [row for row in table if row.name in kept])
     if weight_bits is not None:
         set_weight_bits(loaded.model, weight_bits)
     say("tracing the FP32 network")

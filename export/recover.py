@@ -18,17 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxrseg.export.graph.passes import constant
-from cxrseg.export.graph.trace import CONSTANT
 from cxrseg.export.verify.agreement import SAME_WEIGHTS, Agreement, Limits, compare
 from cxrseg.export.verify.backends import onnx_backend, torch_backend
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.model_card import ModelCard
 from cxrseg.runtime.inference.session import load_model
-from cxrseg.trainer.adapt.quantization import quantizable
+from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.fit.checkpoint import Description, build, save
 from cxrseg.trainer.networks.forward import first_queries, whole_image_box
 from cxrseg.trainer.networks.layers import GrayPatchEmbed
-from cxrseg.trainer.networks.lungsam import LungSAM
+from cxrseg.trainer.networks.lungsam import PROMPT_ONLY, LungSAM
 from cxrseg.trainer.networks.sam import ARCHITECTURES, PIXEL_MEAN, PIXEL_STD
 
 USE = "use an INT8 file that cxrseg-export wrote"
@@ -200,8 +199,9 @@ def _behind_cast(value: ir.Value | None) -> Tensor | None:
 
 def restore_layers(network: LungSAM, stored: Stored) -> None:
     """Give every layer a weight whose effective weight is the stored one."""
-    for name, layer in quantizable(network).items():
-        if name.startswith(CONSTANT):
+    for row in layer_table(network):
+        name, layer = row.name, row.module
+        if row.constant or row.kind == "attention":
             continue
         if name.endswith(".qkv"):
             parts = [stored.layer(f"{name}.{part}") for part in "qkv"]
@@ -240,7 +240,7 @@ def restore_encoder(network: LungSAM, stored: Stored, tables: list[Tensor]) -> N
     for name, module in network.named_modules():
         if "norm" not in type(module).__name__.lower() or name.startswith("prompt_encoder"):
             continue
-        if name != f"{CONSTANT.removesuffix('self_attn.')}norm1":
+        if name != f"{PROMPT_ONLY.removesuffix('self_attn.')}norm1":
             for kind, parameter in module.named_parameters():
                 parameter.copy_(stored.get(f"{name}.{kind}"))
     encoder: Any = network.image_encoder

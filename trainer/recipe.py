@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import PROTOCOLS, Protocol, labels_of
 from cxrseg.trainer.adapt.adapters import AdapterConfig
-from cxrseg.trainer.adapt.quantization import QuantizationConfig
-from cxrseg.trainer.data.augment import AugmentRecipe
+from cxrseg.trainer.adapt.quantizers import QuantizationConfig
 
 Method = Literal["adalora", "decoder", "full"]
 ModelName = Literal["vit_n", "vit_t", "vit_b", "vit_l", "vit_h"]
@@ -40,6 +39,40 @@ class DataRecipe(_Settings):
     balance: float = Field(0.5, ge=0, le=1)
     val_images: int = Field(300, ge=0)
     workers: int = Field(-1, ge=-1)
+
+
+class AugmentRecipe(_Settings):
+    """How strongly training images are varied; 0 turns a transform off.
+
+    Attributes:
+        rotation: Largest rotation, degrees.
+        scale: Largest change of height or width, as a share; each on its own, so the aspect varies.
+        shift: Largest shift, as a share of the side.
+        shear: Largest shear, as a tangent.
+        geometry: Probability of the four above together.
+        mirror: Probability of a mirror image, in which right and left lung change places.
+        crop: Probability of a zoom by up to 1.5 that cuts the lungs.
+        gamma: Probability of a gamma between 0.5 and 2.
+        contrast: Probability of a linear change of contrast about the mean.
+        noise: Probability of Gaussian noise.
+        blur: Probability of Gaussian blur.
+        occlusion: Probability of blank rectangles.
+        invert: Probability of an inverted gray scale.
+    """
+
+    rotation: float = Field(12, ge=0, le=90)
+    scale: float = Field(0.2, ge=0, le=0.5)
+    shift: float = Field(0.08, ge=0, le=0.5)
+    shear: float = Field(0.06, ge=0, le=0.5)
+    geometry: float = Field(0.9, ge=0, le=1)
+    mirror: float = Field(0.25, ge=0, le=1)
+    crop: float = Field(0.1, ge=0, le=1)
+    gamma: float = Field(0.5, ge=0, le=1)
+    contrast: float = Field(0.3, ge=0, le=1)
+    noise: float = Field(0.25, ge=0, le=1)
+    blur: float = Field(0.15, ge=0, le=1)
+    occlusion: float = Field(0.15, ge=0, le=1)
+    invert: float = Field(0.03, ge=0, le=1)
 
 
 class StageRecipe(_Settings):

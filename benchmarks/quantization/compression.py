@@ -55,7 +55,8 @@ def untrained(name: str, image_size: int, global_attention: bool = False) -> Loa
 
     from cxrseg.runtime.core.labels import labels_of
     from cxrseg.runtime.core.preprocess import Preprocessing
-    from cxrseg.trainer.adapt.quantization import QuantizationConfig, calibrate
+    from cxrseg.trainer.adapt.quantization import calibrate
+    from cxrseg.trainer.adapt.quantizers import QuantizationConfig
     from cxrseg.trainer.fit.checkpoint import Description, Loaded, build
     from cxrseg.trainer.networks.sam import ARCHITECTURES
 

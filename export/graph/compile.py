@@ -25,12 +25,11 @@ from cxrseg.export.graph.passes import (
     shrink_constants,
     store_fp16,
 )
-from cxrseg.export.graph.trace import CONSTANT, Shipped, float_twin
+from cxrseg.export.graph.trace import Shipped, float_twin
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.model_card import METADATA_KEY, ModelCard
 from cxrseg.runtime.core.version import package_version
-from cxrseg.trainer.adapt.quantization import attention_names, quantizable
-from cxrseg.trainer.adapt.sensitivity import units
+from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.fit.checkpoint import Loaded
 
 Profile = Literal["cpu", "gpu"]
@@ -107,14 +106,12 @@ def layer_precisions(loaded: Loaded, precision: Precision) -> dict[str, str]:
     FP16 means stored in FP16 for profile ``cpu``, computed in FP16 for ``gpu``; ``constant`` that
     the layer's result does not depend on the image and is stored in its place.
     """
-    model = loaded.model
-    integer = units(model)
-    names = [*quantizable(model), *(f"{name}.matmul" for name in attention_names(model))]
-    precisions = {name: "int8" if name in integer else "fp16" for name in names}
-    precisions |= {name: "constant" for name in names if name.startswith(CONSTANT)}
     if precision == "fp32":
-        return dict.fromkeys(precisions, "fp32")
-    return precisions
+        return {row.name: "fp32" for row in layer_table(loaded.model)}
+    return {
+        row.name: "constant" if row.constant else "int8" if row.quantized else "fp16"
+        for row in layer_table(loaded.model)
+    }
 
 
 def model_card(loaded: Loaded, precisions: dict[str, str], license_note: str) -> ModelCard:

@@ -9,22 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from cxrseg.export.graph.passes import SMALL
-from cxrseg.trainer.adapt.quantization import (
+from cxrseg.trainer.adapt.layer_table import layer_table
+from cxrseg.trainer.adapt.quantization import quantizers, unquantize
+from cxrseg.trainer.adapt.quantizers import (
     ActivationQuantizer,
     QuantizationConfig,
-    QuantizedConv2d,
     QuantizedLinear,
     QuantizedWeight,
-    quantizable,
-    quantizers,
-    unquantize,
 )
 from cxrseg.trainer.networks.forward import decode, encode, first_queries, whole_image_box
 from cxrseg.trainer.networks.layers import Projections, effective
 from cxrseg.trainer.networks.lungsam import LungSAM
-
-CONSTANT = "mask_decoder.transformer.layers.0.self_attn."
-"""Prefix of the layers that see nothing but the constant prompt and are computed at export."""
 
 
 class Shipped(nn.Module):
@@ -81,14 +76,13 @@ def make_plain(model: LungSAM) -> None:
     Merges adapters, q, k and v, and the gray patch embedding; turns 1 x 1 and transposed
     convolutions into the Linears that they are. Layers keep their names and quantizers.
     """
-    for name, layer in quantizable(model).items():
-        holder: Any = layer if isinstance(layer, QuantizedWeight) else None
-        inner = layer if holder is None else holder.layer
-        if isinstance(layer, QuantizedConv2d) or _is_spatial(inner):
+    for row in layer_table(model):
+        if row.kind != "linear":
             continue
-        plain = _linear(inner)
+        holder: Any = row.module if isinstance(row.module, QuantizedWeight) else None
+        plain = _linear(row.module if holder is None else holder.layer)
         if holder is None:
-            model.set_submodule(name, plain)
+            model.set_submodule(row.name, plain)
         else:
             plain.bias.copy_(integer_bias(holder, plain.bias))
             holder.layer = plain
@@ -141,10 +135,6 @@ def round_stored(network: nn.Module) -> None:
         if id(tensor) in exempt or not tensor.is_floating_point() or tensor.numel() < SMALL:
             continue
         tensor.copy_(tensor.half().to(tensor.dtype))
-
-
-def _is_spatial(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
 
 
 def _linear(layer: nn.Module) -> nn.Linear:

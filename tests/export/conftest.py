@@ -13,7 +13,7 @@ from cxrseg.export import pipeline as exporting
 from cxrseg.export.graph import compile as compiling
 from cxrseg.export.graph.trace import Shipped
 from cxrseg.export.pipeline import Report
-from cxrseg.trainer.adapt.quantization import QuantizedWeight
+from cxrseg.trainer.adapt.quantizers import QuantizedWeight
 
 Export = Callable[..., Report]
 

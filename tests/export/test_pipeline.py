@@ -40,13 +40,8 @@ from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.model_card import METADATA_KEY, ModelCard
 from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.runtime.segmenter import Segmenter
-from cxrseg.trainer.adapt.quantization import (
-    QuantizationConfig,
-    QuantizedWeight,
-    calibrate,
-    quantize,
-    unquantize,
-)
+from cxrseg.trainer.adapt.quantization import calibrate, quantize, unquantize
+from cxrseg.trainer.adapt.quantizers import QuantizationConfig, QuantizedWeight
 from cxrseg.trainer.fit.checkpoint import Description, Loaded, build, load, save
 from cxrseg.trainer.networks.sam import ARCHITECTURES
 

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 
-from cxrseg.trainer.adapt.quantization import (
-    QuantizationConfig,
-    QuantizedWeight,
-    attention_names,
-    quantizable,
-    quantizers,
-    set_mode,
-)
-from cxrseg.trainer.fit.losses import union_scores
-from cxrseg.trainer.networks.lungsam import ATTENTION_OPERANDS, LungSAM
+from cxrseg.trainer.adapt.layer_table import layer_table
+from cxrseg.trainer.adapt.quantization import set_mode
+from cxrseg.trainer.adapt.quantizers import QuantizationConfig
+from cxrseg.trainer.networks.lungsam import LungSAM
 
 CAP_DB = 200.0
 """SQNR given for logits that do not change at all, dB."""
@@ -39,21 +32,6 @@ class Sensitivity(BaseModel):
     dice_loss: float
 
 
-def units(model: LungSAM) -> dict[str, nn.Module]:
-    """Return what is quantized or kept as one, by name, in the order of the network.
-
-    These are the layers with weights, and ``<attention>.matmul`` for an attention's products.
-    """
-    found: dict[str, nn.Module] = {
-        n: m for n, m in quantizable(model).items() if isinstance(m, QuantizedWeight)
-    }
-    for name in attention_names(model):
-        attention: Any = model.get_submodule(name)
-        if any(quantizers(attention.quantizers)):
-            found[f"{name}.matmul"] = attention.quantizers
-    return found
-
-
 def sqnr(reference: Tensor, noisy: Tensor) -> float:
     """Return 10 log10(sum(reference^2) / sum((noisy - reference)^2)) in dB, at most `CAP_DB`."""
     signal = float(reference.double().square().sum())
@@ -64,56 +42,45 @@ def sqnr(reference: Tensor, noisy: Tensor) -> float:
 
 
 @torch.no_grad()
-def measure(model: LungSAM, items: Sequence[dict[str, Tensor]]) -> dict[str, Sensitivity]:
-    """Quantize one unit at a time and compare with the float network.
+def measure(
+    model: LungSAM, images: Tensor, dice: Callable[[Tensor], float]
+) -> dict[str, Sensitivity]:
+    """Quantize one layer at a time and compare with the float network.
 
     Args:
         model: A calibrated model; left in mode ``quantize``.
-        items: Items of a `LungDataset` without augmentation, at least one.
+        images: float32 [N, 1, S, S] in [0, 1], at least one.
+        dice: Mean Dice of logits [N, C, S / 4, S / 4] of these images.
 
     Returns:
-        Sensitivity of each unit, by name.
+        Sensitivity of each quantized layer, by name, in the order of the table.
     """
     training = model.training
     model.eval()
-    images = torch.stack([item["image"] for item in items])
-    mask = torch.stack([item["mask"] for item in items])
-    protocol = torch.stack([item["protocol"] for item in items])
 
-    def outcome() -> tuple[Tensor, float]:
-        logits = torch.cat([model(image[None]) for image in images])
-        dice, _ = union_scores(logits, mask, protocol, model.labels)
-        return logits, float(dice.nanmean())
+    def logits() -> Tensor:
+        return torch.cat([model(image[None]) for image in images])
 
     set_mode(model, "bypass")
-    reference, best = outcome()
-    found = {}
-    for name, unit in units(model).items():
-        set_mode(unit, "quantize")
-        logits, dice = outcome()
-        set_mode(unit, "bypass")
-        found[name] = Sensitivity(sqnr=sqnr(reference, logits), dice_loss=best - dice)
+    reference = logits()
+    best = dice(reference)
+    sensitivities = {}
+    for layer in layer_table(model):
+        if layer.quantized:
+            set_mode(layer.module, "quantize")
+            noisy = logits()
+            set_mode(layer.module, "bypass")
+            loss = best - dice(noisy)
+            sensitivities[layer.name] = Sensitivity(sqnr=sqnr(reference, noisy), dice_loss=loss)
     set_mode(model, "quantize")
     model.train(training)
-    return found
+    return sensitivities
 
 
-def sensitive(table: dict[str, Sensitivity], config: QuantizationConfig) -> list[str]:
-    """Return the units that must stay in floating point under the limits of `config`."""
+def sensitive(sensitivities: dict[str, Sensitivity], config: QuantizationConfig) -> list[str]:
+    """Return the layers that must stay in floating point under the limits of `config`."""
     return [
         name
-        for name, each in table.items()
-        if each.sqnr < config.min_sqnr or each.dice_loss > config.max_dice_loss
+        for name, figures in sensitivities.items()
+        if figures.sqnr < config.min_sqnr or figures.dice_loss > config.max_dice_loss
     ]
-
-
-def keep_float(model: LungSAM, names: Sequence[str]) -> None:
-    """Take the quantizers of some units out of a model, in place."""
-    for name in names:
-        unit = units(model)[name]
-        if isinstance(unit, QuantizedWeight):
-            model.set_submodule(name, unit.layer)
-        else:
-            attention: Any = model.get_submodule(name.removesuffix(".matmul"))
-            for operand in ATTENTION_OPERANDS:
-                attention.quantizers[operand] = nn.Identity()

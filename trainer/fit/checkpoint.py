@@ -25,7 +25,8 @@ from cxrseg.trainer.adapt.adapters import (
     freeze_singular_values,
     merge_adapters,
 )
-from cxrseg.trainer.adapt.quantization import QuantizationConfig, quantize, set_mode, unquantize
+from cxrseg.trainer.adapt.quantization import quantize, set_mode, unquantize
+from cxrseg.trainer.adapt.quantizers import QuantizationConfig
 from cxrseg.trainer.adapt.sensitivity import Sensitivity
 from cxrseg.trainer.networks.lungsam import LungSAM, load_official, load_weights
 from cxrseg.trainer.networks.sam import Architecture, read_torch_file

@@ -24,8 +24,9 @@ from cxrseg.runtime.core.atomic import atomic_write
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.trainer.adapt.adapters import add_adapters, freeze_singular_values
-from cxrseg.trainer.adapt.quantization import calibrate, quantize, set_mode
-from cxrseg.trainer.adapt.sensitivity import keep_float, measure, sensitive
+from cxrseg.trainer.adapt.layer_table import layer_table
+from cxrseg.trainer.adapt.quantization import calibrate, make_float, quantize, set_mode
+from cxrseg.trainer.adapt.sensitivity import measure, sensitive
 from cxrseg.trainer.data.dataset import LungDataset
 from cxrseg.trainer.data.loaders import evenly, plain_loader, train_loader, val_samples
 from cxrseg.trainer.data.samples import Sample, of_split, summarize
@@ -42,6 +43,7 @@ from cxrseg.trainer.fit.checkpoint import (
     start_from,
 )
 from cxrseg.trainer.fit.distillation import Teacher, load_teacher
+from cxrseg.trainer.fit.losses import union_scores
 from cxrseg.trainer.fit.module import DEVICES, Task
 from cxrseg.trainer.fit.report import StageReport
 from cxrseg.trainer.fit.run import (
@@ -373,11 +375,17 @@ def prepare_quantization(
     ]
     quantize(model, config)
     calibrate(model, [torch.stack(images[i : i + 16]) for i in range(0, len(images), 16)])
-    table = measure(model, evenly(of_split(samples, "val"), spec, recipe.sensitivity_images))
-    kept = sensitive(table, config)
-    keep_float(model, kept)
+    items = evenly(of_split(samples, "val"), spec, recipe.sensitivity_images)
+    mask, protocol = (torch.stack([i[key] for i in items]) for key in ("mask", "protocol"))
+
+    def mean_dice(logits: torch.Tensor) -> float:
+        return float(union_scores(logits, mask, protocol, model.labels)[0].nanmean())
+
+    sensitivity = measure(model, torch.stack([i["image"] for i in items]), mean_dice)
+    kept = sensitive(sensitivity, config)
+    make_float(model, [layer for layer in layer_table(model) if layer.name in kept])
     config = config.model_copy(update={"keep_float": (*config.keep_float, *kept)})
-    return replace(description, quantization=config, sensitivity=table)
+    return replace(description, quantization=config, sensitivity=sensitivity)
 
 
 First = Callable[[Any, Sequence[Sample]], StageReport]

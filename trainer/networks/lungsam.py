@@ -17,6 +17,9 @@ from cxrseg.trainer.networks.sam import Architecture, build_sam, read_torch_file
 ATTENTION_OPERANDS = ("query", "key", "probability", "value")
 """Inputs of the encoder's two attention products, where quantizers can be put."""
 
+PROMPT_ONLY = "mask_decoder.transformer.layers.0.self_attn."
+"""How the names of the layers begin that see nothing but the prompt, which is constant."""
+
 
 class LungSAM(nn.Module):
     """Segment Anything for lungs: gray image in, one logit map per label out.

@@ -8,26 +8,30 @@ import pytest
 import torch
 from torch import Tensor
 
-from cxrseg.trainer.adapt.quantization import (
-    QuantizationConfig,
-    QuantizedWeight,
-    calibrate,
-    quantize,
-    set_mode,
-)
-from cxrseg.trainer.adapt.sensitivity import CAP_DB, keep_float, measure, sensitive, sqnr, units
+from cxrseg.trainer.adapt.layer_table import layer_table
+from cxrseg.trainer.adapt.quantization import calibrate, make_float, quantize, set_mode
+from cxrseg.trainer.adapt.quantizers import QuantizationConfig, QuantizedWeight
+from cxrseg.trainer.adapt.sensitivity import CAP_DB, Sensitivity, measure, sensitive, sqnr
+from cxrseg.trainer.fit.losses import union_scores
 from cxrseg.trainer.networks.lungsam import LungSAM
 
 MakeNano = Callable[..., LungSAM]
 
 
-def items(images: Tensor) -> list[dict[str, Tensor]]:
+def sensitivities(model: LungSAM, images: Tensor) -> dict[str, Sensitivity]:
+    """Measure with the Dice of random masks."""
     generator = torch.Generator().manual_seed(1)
     mask = (torch.rand(len(images), 3, 64, 64, generator=generator) > 0.5).float()
-    return [
-        {"image": image, "mask": each, "protocol": torch.tensor(0)}
-        for image, each in zip(images, mask, strict=True)
-    ]
+    protocol = torch.zeros(len(images), dtype=torch.int64)
+
+    def dice(logits: Tensor) -> float:
+        return float(union_scores(logits, mask, protocol, model.labels)[0].mean())
+
+    return measure(model, images, dice)
+
+
+def quantized(model: LungSAM) -> list[str]:
+    return [layer.name for layer in layer_table(model) if layer.quantized]
 
 
 @pytest.fixture
@@ -48,8 +52,8 @@ def test_sqnr_of_known_noise() -> None:
 @torch.no_grad()
 def test_every_unit_is_measured_alone(model: LungSAM, images: Tensor) -> None:
     before = model(images)
-    table = measure(model, items(images))
-    assert list(table) == list(units(model))
+    table = sensitivities(model, images)
+    assert list(table) == quantized(model)
     assert "image_encoder.blocks.0.attn.matmul" in table
     assert all(0 < each.sqnr <= CAP_DB for each in table.values())
     assert torch.equal(model(images), before), "the model is left as it was"
@@ -61,14 +65,14 @@ def test_a_spoiled_layer_is_found(model: LungSAM, images: Tensor) -> None:
     layer = model.get_submodule(name)
     assert isinstance(layer, QuantizedWeight)
     layer.input.scale.mul_(100)
-    table = measure(model, items(images))
+    table = sensitivities(model, images)
     assert min(table, key=lambda unit: table[unit].sqnr) == name
     level = sorted(each.sqnr for each in table.values())[:2]
     assert sensitive(table, QuantizationConfig(min_sqnr=sum(level) / 2, max_dice_loss=1)) == [name]
 
 
 def test_limits_on_dice(model: LungSAM, images: Tensor) -> None:
-    table = measure(model, items(images))
+    table = sensitivities(model, images)
     strict = QuantizationConfig(min_sqnr=-1000, max_dice_loss=1e-9)
     expected = [name for name, each in table.items() if each.dice_loss > 1e-9]
     assert sensitive(table, strict) == expected
@@ -76,7 +80,7 @@ def test_limits_on_dice(model: LungSAM, images: Tensor) -> None:
 
 @torch.no_grad()
 def test_kept_units_compute_in_float(model: LungSAM, nano: MakeNano, images: Tensor) -> None:
-    keep_float(model, list(units(model)))
-    assert not units(model)
+    make_float(model, layer_table(model))
+    assert not quantized(model)
     set_mode(model, "quantize")
     torch.testing.assert_close(model(images), nano()(images))

@@ -17,7 +17,8 @@ from torch import Tensor
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.trainer.adapt.adapters import AdapterConfig, adapted_layers, add_adapters
-from cxrseg.trainer.adapt.quantization import QuantizationConfig, calibrate, quantize
+from cxrseg.trainer.adapt.quantization import calibrate, quantize
+from cxrseg.trainer.adapt.quantizers import QuantizationConfig
 from cxrseg.trainer.fit.checkpoint import (
     FORMAT_VERSION,
     Description,
