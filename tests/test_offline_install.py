@@ -1,4 +1,4 @@
-"""The README's way to a PC without internet, step by step; its first step needs a package index."""
+"""The steps of docs/offline.md; the first one needs a package index."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from helpers.patient import xray
 
 
 def steps() -> list[str]:
-    """Return the section's commands, block by block."""
-    text = (REPO / "README.md").read_text(encoding="utf-8")
-    section = text.split("\n## A PC without internet\n")[1].split("\n## ")[0]
-    return [dedent(block) for block in re.findall(r"^ *```sh\n(.*?)^ *```$", section, re.M | re.S)]
+    """Return the page's commands, block by block."""
+    text = (REPO / "docs" / "offline.md").read_text(encoding="utf-8")
+    return [dedent(block) for block in re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.M | re.S)]
 
 
 def sh(commands: str, folder: Path, python: Path, *prefix: str) -> str:
@@ -46,7 +45,7 @@ def sh(commands: str, folder: Path, python: Path, *prefix: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="runs sh")
-def test_steps_of_the_readme(tmp_path: Path) -> None:
+def test_steps_of_the_page(tmp_path: Path) -> None:
     connected, apart = tmp_path / "connected", tmp_path / "apart"
     apart.mkdir()
     shutil.copytree(

@@ -1,0 +1,84 @@
+"""README and docs/ tell what the code does: flags, limits, commands, pages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cxrseg.runtime.quality.rules import RULES, Rule
+from helpers.paths import REPO
+
+DOCS = REPO / "docs"
+README = REPO / "README.md"
+
+READERS = REPO / "runtime" / "readers"
+
+
+def first_cells(page: str, heading: str) -> list[str]:
+    """Return the codes in the first column of the table below a heading of a page."""
+    section = (DOCS / page).read_text(encoding="utf-8").split(f"\n## {heading}\n")[1]
+    rows = re.findall(r"^\| *(`.*?) \|", section.split("\n## ")[0], re.MULTILINE)
+    return [code for cell in rows for code in re.findall(r"`(\w+)`", cell)]
+
+
+def test_page_explains_every_flag() -> None:
+    of_readers = {
+        code
+        for path in READERS.glob("*.py")
+        for code in re.findall(r'Flag\(\s*"(\w+)"', path.read_text(encoding="utf-8"))
+    }
+    assert len(of_readers) == 5
+    explained = first_cells("flags.md", "What each flag means")
+    assert sorted(explained) == sorted({rule.code for rule in RULES.values()} | of_readers)
+
+
+def row_of(name: str, rule: Rule) -> str:
+    """Return the row that the page must have for a rule."""
+    least = "at least " if rule.fitted else ""
+    side = "below" if rule.below else "above"
+    where = "the model's reference" if rule.fitted else "fixed"
+    cells = f"`{name}`", f"`{rule.code}`", rule.measured, f"{side} {least}{rule.limit:.3g}", where
+    return f"| {' | '.join(cells)} |"
+
+
+def test_page_lists_every_limit() -> None:
+    lines = (DOCS / "flags.md").read_text(encoding="utf-8").splitlines()
+    title = next(i for i, line in enumerate(lines) if line.startswith("| rule |"))
+    expected = [row_of(name, rule) for name, rule in RULES.items()]
+    assert lines[title + 2 : title + 2 + len(expected)] == expected
+    assert lines[title + 2 + len(expected) :] == []
+
+
+def test_readme_is_short_and_has_what_ci_runs() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 130
+    assert text.index("Not a diagnostic device") < text.index("## Run")
+    for heading in ("Run", "Test"):
+        section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+        assert "pip install" in section.split("```sh\n")[1]
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "SECURITY.md"])
+def test_links_of_pages_at_the_root_lead_somewhere(page: str) -> None:
+    text = (REPO / page).read_text(encoding="utf-8")
+    links = [*re.findall(r"\]\(([^)#]+)", text), *re.findall(r'src="([^"]+)"', text)]
+    local = [link for link in links if "://" not in link]
+    assert not [link for link in local if not (REPO / link).exists()]
+
+
+def paths_in(page: Path) -> list[str]:
+    """Return the files of the repository that a page names, as `folder/file.ext`."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"`((?:runtime|trainer|export|benchmarks|tests|docs)/[\w./-]+)`", text)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [README, *sorted(REPO.glob("[A-Z]*.md")), *sorted(DOCS.glob("*.md"))],
+    ids=lambda page: page.name,
+)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    missing = [path for path in paths_in(page) if not (REPO / path).exists()]
+    assert not missing
