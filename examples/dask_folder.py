@@ -15,7 +15,9 @@ from functools import partial
 from pathlib import Path
 
 from cxrseg.runtime import CxrsegError, Segmenter
-from cxrseg.runtime.batch.process import Settings, plan, process
+from cxrseg.runtime.batch.jobs import Settings
+from cxrseg.runtime.batch.plan import plan
+from cxrseg.runtime.batch.process import process
 
 
 def main() -> int:

@@ -5,39 +5,28 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
-from cxrseg.runtime.core.errors import CxrsegError, require_extra
-from cxrseg.runtime.core.labels import PROTOCOLS, Protocol
+from cxrseg.runtime.core.labels import PROTOCOLS
 from cxrseg.runtime.core.version import VERSION
 from cxrseg.runtime.inference.devices import AUTO, DEVICES
 from cxrseg.runtime.terminal.console import (
-    FAILED,
     OK,
     SectionedCommand,
     SectionedOption,
     echo,
-    fail,
-    progress,
     run_command,
 )
-from cxrseg.runtime.writers.paths import DEFAULT_FORMATS, DICOM_FORMATS, FORMATS, Format
-
-if TYPE_CHECKING:
-    from cxrseg.runtime.batch.process import Done, Job, Outcome
-    from cxrseg.runtime.writers.tables import Record, Status
+from cxrseg.runtime.writers.paths import DEFAULT_FORMATS, FORMATS, Format
 
 # A path need not exist: one that is missing must not keep the others from being done.
 _PATH = click.Path(path_type=Path)
-
-FLAGGED = 3
-"""Exit code of a strict run with flagged images."""
 
 
 def _formats(_context: click.Context, _option: click.Parameter, text: str) -> tuple[Format, ...]:
@@ -55,7 +44,7 @@ def _option(section: str) -> Callable[..., Callable[[Any], Any]]:
 
 
 _results, _computing = _option("What is written"), _option("How it is computed")
-_many, _watching = _option("Many images"), _option("A folder that fills")
+_many, _watching = _option("Many images"), _option("Watching folders")
 
 
 @click.command(
@@ -80,38 +69,36 @@ _many, _watching = _option("Many images"), _option("A folder that fills")
     show_default=True,
     callback=_formats,
     help="What to write, joined by commas: png, json, and for DICOM inputs seg (DICOM Segmentation)"
-    ' and sc (the overlay as Secondary Capture), which need the extra "cxrseg[dicom]". They join'
-    " the study of the X-ray; a run again with the same model gives the same UIDs.",
+    ' and sc (the overlay as Secondary Capture). The last two need the extra "cxrseg[dicom]". They'
+    " join the study of the X-ray. A second run with the same model gives the same UIDs.",
 )
 @_results(
     "--deidentify",
     is_flag=True,
-    help="Empty the patient's name, dates and numbers in seg and sc and replace all UIDs (DICOM"
-    " PS3.15, Basic Profile). Words in the picture and file names stay: look at them.",
+    help="Empty the patient's name, dates and numbers in seg and sc, and replace all UIDs (DICOM"
+    " PS3.15, Basic Profile). Text inside the picture and in file names stays: check it yourself.",
 )
 @_results(
     "--strict",
     is_flag=True,
-    help="Write nothing for an image with a flag (a reason to doubt its result) and end with exit"
+    help="Write nothing for an image with a flag (a reason to doubt its result), and end with exit"
     " code 3. Files of an earlier run stay.",
 )
 @_results(
     "--csv",
-    "table",
     metavar="FILE",
     type=_PATH,
-    help="Also write a table, one row per input: status (ok, flagged, error), error, flags, image"
-    " size, pixel spacing and its source; for each lung area, height, width, probability; thoracic"
-    " width (outer edge to outer edge in one row), area ratio, model. In pixels, and in mm where"
-    " the spacing is known. Kept on Ctrl-C.",
+    help="Also write a table with one row per input: status (ok, flagged, error), error, flags,"
+    " image size, pixel spacing and its source; area, height, width and probability of each lung;"
+    " thoracic width (from outer edge to outer edge in one row), area ratio, model. Sizes are in"
+    " pixels, and in mm where the spacing is known. Ctrl-C keeps the rows that are complete.",
 )
 @_results(
     "--jsonl",
-    "lines",
     metavar="FILE",
     type=_PATH,
-    help="Also write JSON Lines, one line per input as soon as it is done: what chest.json holds,"
-    " with source, status and error. Complete up to there whenever the run ends.",
+    help="Also write JSON Lines: one line per input, as soon as it is done, with what chest.json"
+    " holds, source, status and error. All lines are complete whenever the run ends.",
 )
 @_computing(
     "--model",
@@ -124,80 +111,62 @@ _many, _watching = _option("Many images"), _option("A folder that fills")
     type=click.Choice(DEVICES),
     default=AUTO,
     show_default=True,
-    help="What to compute on. auto takes a graphics card if ONNX Runtime offers one, else the CPU;"
-    " a device that is named and not available is an error.",
+    help="What to compute on. auto takes a graphics card if ONNX Runtime offers one, else the CPU."
+    " Any other device is used, or the run fails.",
 )
 @_computing(
     "--protocol",
     type=click.Choice(PROTOCOLS),
     default="fields",
     show_default=True,
-    help="fields: the visible lung. whole: with the lung behind the heart, if the model knows it.",
+    help="fields: the visible lung. whole: also behind the heart, if the model outlines that.",
 )
 @_computing(
     "--threads",
     metavar="N",
     type=click.IntRange(1, 256),
-    help="CPU threads, for all images in work.  [default: one per physical core]",
+    help="CPU threads, shared by all images in work.  [default: one per physical core]",
 )
 @_many(
     "--jobs",
     metavar="N",
     type=click.IntRange(1, 64),
-    help="Images in work at once. The results are the same; large images need more memory."
+    help="Images in work at once. It does not change the results, but takes more memory."
     "  [default: one per CPU thread, at most 4]",
 )
 @_many(
     "--skip-existing",
     is_flag=True,
-    help="Resume: leave out an image whose files are all there, from this model, protocol and"
-    " version of cxrseg, as its JSON report tells (--format needs json), and that has not been"
-    " changed since. --csv and --jsonl are written anew, with its numbers from the report. What"
-    " failed, or was withheld by --strict, is tried again.",
+    help="Resume: skip an image that has not changed since all its files were written with this"
+    " model, protocol and version of cxrseg. Its JSON report tells, so --format needs json. --csv"
+    " and --jsonl are written anew, with the numbers of skipped images from their reports. Images"
+    " that failed, or that --strict withheld, are tried again.",
 )
 @_watching(
     "--watch",
-    "watching",
     is_flag=True,
-    help="Go on until Ctrl-C, for a modality that drops files: each INPUT is a folder, and an image"
-    " is done when its file is complete (unchanged for two seconds). Those that are there come"
-    " first, as with --skip-existing; lines are added to --jsonl. Names like x.png.part wait until"
-    ' they are renamed. Needs the extra "cxrseg[watch]".',
+    help="Watch folders, each INPUT one, until Ctrl-C. An image is done when its file is complete:"
+    " unchanged for two seconds, and not named like x.png.part. The images that are there already"
+    " come first, as with --skip-existing. Lines are added to --jsonl. Needs the extra"
+    ' "cxrseg[watch]".',
 )
 @_watching(
     "--poll",
     is_flag=True,
-    help="With --watch: look every five seconds. For network drives, which do not tell of changes.",
+    help="With --watch: look every five seconds. Needed on network drives, which give no notice of"
+    " changes.",
 )
 @click.option(
     "--about",
     is_flag=True,
-    help="Show versions, devices, the model with its hash, labels and terms of use, and exit;"
-    " needs no INPUT.",
+    help="Show versions, devices, and the model with its hash, labels and terms of use. Then exit.",
 )
 @click.version_option(VERSION)
-def command(
-    inputs: tuple[Path, ...],
-    output: Path | None,
-    formats: tuple[Format, ...],
-    deidentify: bool,
-    strict: bool,
-    table: Path | None,
-    lines: Path | None,
-    model: Path | None,
-    device: str,
-    protocol: Protocol,
-    threads: int | None,
-    jobs: int | None,
-    skip_existing: bool,
-    watching: bool,
-    poll: bool,
-    about: bool,
-) -> int:
+def command(about: bool, **options: Any) -> int:
     """Outline the lungs on frontal chest X-rays.
 
     INPUT is an image (DICOM, PNG, JPEG, TIFF or BMP; 8 to 16 bit), a DICOMDIR, or a folder, which
-    is searched with the folders in it. Everything stays on this computer.
+    is searched with all folders in it. Everything stays on this computer.
 
     \b
     For chest.png it writes
@@ -208,8 +177,8 @@ def command(
       chest_lungs.dcm    the lungs as DICOM Segmentation
       chest_overlay.dcm  the overlay as DICOM Secondary Capture
 
-    Right and left are the patient's. Results of an earlier run are replaced; a file of the same
-    name that cxrseg did not write is kept, and that image fails.
+    Right and left are the patient's. Results of an earlier run are replaced. A file of the same
+    name that cxrseg did not write is kept, and its image fails.
 
     \b
     Examples
@@ -223,153 +192,24 @@ def command(
 
     \b
     Exit codes
-      0    everything was done; or --watch was ended by Ctrl-C
-      1    some input failed; the others are done
+      0    everything was done, or Ctrl-C ended --watch
+      1    some inputs failed; the others are done
       2    wrong usage
-      3    with --strict: some image was flagged, so nothing was written for it; none failed
+      3    --strict wrote nothing for some images, because they were flagged; none failed
       130  interrupted by Ctrl-C; files already written are complete
 
     Not a diagnostic device. Look at each overlay before using its numbers.
     """
+    # Imported here, so that --help and --version answer at once.
     if about:
-        # Imported here, as below.
         from cxrseg.runtime.about import about as facts
 
-        for line in facts(model, device):
+        for line in facts(options["model"], options["device"]):
             echo(line)
         return OK
-    if not inputs:
-        raise click.UsageError("Missing argument 'INPUT...'.")
-    for_dicom = [name for name in DICOM_FORMATS if name in formats]
-    if for_dicom:
-        require_extra(f"--format {','.join(for_dicom)}", "dicom", ["highdicom"])
-    elif deidentify:
-        raise click.UsageError("--deidentify is about DICOM outputs: add seg or sc to --format")
-    resume = skip_existing or watching
-    if resume and "json" not in formats:
-        option = "--watch" if watching else "--skip-existing"
-        raise click.UsageError(f"{option} looks into the JSON reports: add json to --format")
-    if table is not None and table == lines:
-        raise click.UsageError("--csv and --jsonl name the same file")
-    if poll and not watching:
-        raise click.UsageError("--poll is about --watch")
-    if watching:
-        if table is not None:
-            raise click.UsageError("--csv is written at the end: take --jsonl with --watch")
-        check_watch(inputs)
-    # Imported here, so that --help and --version answer at once.
-    import onnxruntime  # noqa: F401
+    from cxrseg.runtime.batch.run import RunOptions, run
 
-    from cxrseg.runtime.batch import process as batch
-    from cxrseg.runtime.inference.session import Loading, default_threads
-    from cxrseg.runtime.models import default_model
-
-    planned = [] if watching else batch.plan(inputs, output, formats, resume)
-    threads = threads or default_threads()
-    images = batch.MAX_JOBS if watching else len(planned)
-    workers = jobs or batch.default_workers(images, threads)
-    threads_each = batch.threads_each(threads, workers)
-    loading = Loading(model or default_model(), device, threads_each, once=images == 1)
-
-    # All that is next is imported while the model is loaded.
-    from cxrseg.runtime.core.atomic import prepare_folder, remove_stale
-    from cxrseg.runtime.segmenter import Segmenter
-    from cxrseg.runtime.writers.tables import summary
-
-    batch.preload()
-    if images == 1 and not resume:
-        planned = [batch.read_ahead(job) for job in planned]
-    segmenter = Segmenter(loading, protocol=protocol)
-    gc.enable()
-    if output is not None:
-        prepare_folder(output)
-    settings = batch.Settings(formats, deidentify, strict, resume)
-    outcomes: Generator[tuple[Job, Outcome], None, None]
-    if watching:
-        from cxrseg.runtime.batch.watch import Watcher, watch
-
-        outcomes = watch(Watcher(inputs, poll, fail), output, segmenter, settings, workers)
-    else:
-        outcomes = batch.run(planned, segmenter, settings, workers)
-
-    code, homes = OK, set[Path]()
-    with (
-        summary(table, lines, append=watching) as add,
-        progress(len(planned)) as told,
-        _until_interrupted(inputs) if watching else nullcontext(),
-        closing(outcomes),
-    ):
-        for job, outcome in outcomes:
-            if isinstance(job, batch.Task):
-                homes.add(job.home)
-            if isinstance(outcome, CxrsegError):
-                code = FAILED
-                told.done(f"error: {outcome}", err=True)
-            else:
-                code = code or (FLAGGED if outcome.withheld else OK)
-                told.done(describe(outcome))
-            add(record(job, outcome))
-    if resume:
-        remove_stale(homes)
-    return OK if watching else code
-
-
-def check_watch(folders: Sequence[Path]) -> None:
-    """Refuse what cannot be watched.
-
-    Raises:
-        CxrsegError: An input is no folder, or the extra is not installed.
-    """
-    require_extra("--watch", "watch", ["watchdog"])
-    for folder in folders:
-        if not folder.is_dir():
-            cause = "is not a folder, so nothing can arrive in it"
-            remedy = "give the folder that the images arrive in, without --watch for files"
-            if not folder.exists():
-                cause, remedy = "no such folder", "make it, or check the name"
-            raise CxrsegError(folder, cause, remedy)
-
-
-@contextmanager
-def _until_interrupted(folders: Sequence[Path]) -> Iterator[None]:
-    """Let Ctrl-C end the block in good order, and what services are ended with, too."""
-    import signal
-
-    echo(f"watching {', '.join(map(str, folders))}; Ctrl-C ends it", err=True)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with suppress(KeyboardInterrupt):
-            yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def record(job: Job, outcome: Outcome) -> Record:
-    """Return what is recorded of one input."""
-    from cxrseg.runtime.writers.tables import Record
-
-    if isinstance(outcome, CxrsegError):
-        source = job.subject if isinstance(job, CxrsegError) else str(job.source)
-        return Record(source, "error", str(outcome))
-    status: Status = "flagged" if outcome.withheld else "ok"
-    return Record(str(outcome.source), status, None, outcome.report, outcome.earlier)
-
-
-def describe(done: Done) -> str:
-    """Return the line that tells of one image."""
-    report = done.report
-    flags = "".join(f" [flag: {flag['reason']}]" for flag in report["flags"])
-    written = "nothing, --strict" if done.withheld else next(iter(done.outputs))
-    if done.earlier:
-        return f"{done.source}: skipped, done before -> {written}{flags}"
-    shares = ", ".join(
-        f"{label['title']} {100 * label['fraction']:.1f} %" for label in report["labels"]
-    )
-    ms = sum(report["timings_ms"].values())
-    return (
-        f"{done.source}: {shares} of the image, {ms:.0f} ms"
-        f" on {report['provider']} -> {written}{flags}"
-    )
+    return run(RunOptions(**options))
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -378,11 +218,10 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 def program() -> NoReturn:
-    """Run the command as a process of its own.
+    """Run the command as a process of its own, and end it at once.
 
-    Looking for garbage while modules are imported would take a twentieth of the time of one image,
-    and taking interpreter and ONNX Runtime down in order a seventh, for a process that ends; all
-    files are closed by now.
+    Of the time of one image, garbage collection during the imports would take a twentieth, and an
+    orderly end of Python and ONNX Runtime a seventh. All files are closed by then.
     """
     gc.disable()
     try:

@@ -3,76 +3,70 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
+from cxrseg.runtime.batch.jobs import Settings, Task
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import Label
 from cxrseg.runtime.core.own_files import MARK, is_ours
 from cxrseg.runtime.core.version import package_version
 from cxrseg.runtime.readers.reading import fingerprint
-from cxrseg.runtime.writers.paths import DICOM_FORMATS, Format, Outputs
+from cxrseg.runtime.writers.paths import DEFAULT_FORMATS, dicom_among
 from cxrseg.runtime.writers.report import Report, is_complete, load_report
 
 
 def earlier_report(
-    source: Path,
-    outputs: Outputs,
-    model_sha256: str,
-    labels: Sequence[Label],
-    deidentify: bool = False,
+    task: Task, model_sha256: str, labels: Sequence[Label], settings: Settings
 ) -> Report | None:
     """Return the report of an image that needs not be done again.
 
     The report is written last, so it vouches for the files beside it as long as none of them is
     newer. It counts when this version of cxrseg wrote it, with the same model and labels and at
-    least the formats of `outputs`, from a file with the same content as `source`, which is not
+    least the formats that are wanted, from a file with the same content as the image, which is not
     newer than the report.
 
     Args:
-        source: The image.
-        outputs: Its outputs, with the formats that are wanted.
-        model_sha256: SHA-256 of the model file.
+        task: The image.
+        model_sha256: SHA-256 of the model file, lower-case hex.
         labels: The labels that the masks shall hold.
-        deidentify: Whether DICOM outputs shall be without identity.
+        settings: What is wanted: formats, and whether DICOM outputs are without identity.
 
     Returns:
         The report, or None where the image has to be done.
     """
+    outputs = task.outputs(settings.formats)
     try:
         finished = outputs.report.stat().st_mtime_ns
-        if source.stat().st_mtime_ns > finished:
+        if task.source.stat().st_mtime_ns > finished:
             return None
         if not all(x.stat().st_mtime_ns <= finished and is_ours(x) for x in outputs):
             return None
         report = load_report(outputs.report)
-        same = (
+        if (
             is_complete(report)
             and report["program"] == f"{MARK} {package_version()}"
             and report["model"]["sha256"] == model_sha256
             and [label["name"] for label in report["labels"]] == [label.name for label in labels]
-            and _covers(report, outputs.formats, deidentify)
-            and report["provenance"]["sha256"] == fingerprint(source)
-        )
-    # Nothing there, not readable, or not as we write it: it is done anew.
-    except (OSError, CxrsegError, ValueError, TypeError, LookupError, RecursionError):
-        return None
-    return report if same else None
+            and _covers(report, settings)
+            and report["provenance"]["sha256"] == fingerprint(task.source)
+        ):
+            return report
+    # Nothing there, or not readable: it is done anew.
+    except (OSError, CxrsegError, ValueError, RecursionError):
+        pass
+    return None
 
 
-def owner(source: Path, outputs: Outputs) -> str | None:
-    """Return the name of the image that an earlier run wrote the report of `outputs` for.
-
-    Args:
-        source: The image that these would be the outputs of.
-        outputs: Its outputs.
+def earlier_owner(task: Task) -> str | None:
+    """Return the name of the image that an earlier run wrote the task's report for.
 
     Returns:
-        The name of `source`, or of another image in the same folder; None where there is no report,
-        or the image is gone.
+        The name of the task's image, or of another one in the same folder; None where there is no
+        report, or the image is gone.
     """
+    source = task.source
     try:
-        name = load_report(outputs.report)["input"]
+        name = load_report(task.outputs(DEFAULT_FORMATS).report)["input"]
         if name == source.name:
             return source.name
         # Compared, never opened: what a file says is no path.
@@ -81,7 +75,9 @@ def owner(source: Path, outputs: Outputs) -> str | None:
         return None
 
 
-def _covers(report: Report, formats: Collection[Format], deidentify: bool) -> bool:
-    if not set(formats) <= set(report["formats"]):
+def _covers(report: Report, settings: Settings) -> bool:
+    """Tell whether a report tells of all files that are wanted, and of their identity."""
+    if not {*settings.formats} <= {*report["formats"]}:
         return False
-    return not {*DICOM_FORMATS} & {*formats} or report["deidentified"] is deidentify
+    same_identity = report.get("deidentified") is settings.deidentify
+    return same_identity or not dicom_among(settings.formats)

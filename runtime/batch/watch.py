@@ -16,7 +16,9 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
-from cxrseg.runtime.batch.process import Job, Outcome, Settings, arrange, run
+from cxrseg.runtime.batch.jobs import Job, Outcome, Settings
+from cxrseg.runtime.batch.plan import Planner
+from cxrseg.runtime.batch.workers import process_all
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.readers.folders import ImageFile, is_image, list_images
 
@@ -232,16 +234,16 @@ def watch(
         workers: Images in work at once.
 
     Yields:
-        As `run` does.
+        As `process_all` does.
     """
-    owners: dict[str, Path] = {}
+    planner = Planner(output, settings)
     with closing(watcher.batches()) as batches:
         for images in batches:
-            jobs = arrange(images, output, settings.formats, settings.resume, owners)
-            with closing(run(jobs, segmenter, settings, workers)) as outcomes:
+            with closing(
+                process_all(planner.jobs(images), segmenter, settings, workers)
+            ) as outcomes:
                 yield from outcomes
-            if len(owners) > 2 * watcher.count + BATCH:
-                owners = {key: path for key, path in owners.items() if _signature(path) is not None}
+            planner.forget_missing(2 * watcher.count + BATCH)
 
 
 def _is_hidden(path: Path) -> bool:

@@ -21,7 +21,10 @@ from PIL import Image
 from cxrseg.runtime import Segmenter
 from cxrseg.runtime.batch import pool as parallel
 from cxrseg.runtime.batch import process as batch
+from cxrseg.runtime.batch.jobs import Settings
+from cxrseg.runtime.batch.plan import plan
 from cxrseg.runtime.batch.pool import in_order
+from cxrseg.runtime.batch.workers import MAX_JOBS, default_workers, threads_each
 from cxrseg.runtime.core.atomic import remove_stale
 from cxrseg.runtime.core.model_card import ModelCard
 from cxrseg.runtime.core.preprocess import Preprocessing
@@ -107,18 +110,18 @@ def test_images_are_done_side_by_side(run_cxrseg, model, xrays, monkeypatch) -> 
 
 
 def test_default_is_one_job_per_thread_within_reason() -> None:
-    assert batch.default_workers(images=1, threads=8) == 1
-    assert batch.default_workers(images=0, threads=8) == 1
-    assert batch.default_workers(images=100, threads=1) == 1
-    assert batch.default_workers(images=100, threads=2) == 2
-    assert batch.default_workers(images=100, threads=64) == batch.MAX_JOBS
+    assert default_workers(images=1, threads=8) == 1
+    assert default_workers(images=0, threads=8) == 1
+    assert default_workers(images=100, threads=1) == 1
+    assert default_workers(images=100, threads=2) == 2
+    assert default_workers(images=100, threads=64) == MAX_JOBS
 
 
 @pytest.mark.parametrize(
     ("threads", "workers", "each"), [(2, 2, 1), (8, 4, 5), (8, 1, 8), (1, 4, 1)]
 )
 def test_all_inferences_together_take_the_threads_given(threads, workers, each) -> None:
-    assert batch.threads_each(threads, workers) == each
+    assert threads_each(threads, workers) == each
 
 
 def test_few_items_are_in_flight() -> None:
@@ -477,9 +480,9 @@ def test_each_worker_loads_the_model_once(model_file, xrays, tmp_path) -> None:
     do = partial(
         batch.process,
         segmenter=Segmenter(model_file(), "cpu", 1),
-        settings=batch.Settings(resume=True),
+        settings=Settings(resume=True),
     )
-    jobs = batch.plan([xrays], tmp_path / "out")
+    jobs = plan([xrays], tmp_path / "out")
     cluster = distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=tmp_path / "dask"
     )
@@ -533,7 +536,7 @@ def check_kill_and_resume(xrays: Path, home: Path, count: int, model: list[str])
         # Whole lines, but for the last at most, each with its report, and few are missing.
         lines = (home / "all.jsonl").read_text().split("\n")[:-1]
         assert {Path(json.loads(line)["source"]).stem for line in lines} <= reports
-        assert len(lines) >= len(reports) - 2 * batch.MAX_JOBS
+        assert len(lines) >= len(reports) - 2 * MAX_JOBS
     process = start(*run, "--skip-existing", "--csv", home / "all.csv")
     told, _ = process.communicate()
     assert process.returncode == 0
@@ -591,7 +594,7 @@ def test_an_image_read_ahead_of_its_turn_gives_the_same(model, tmp_path: Path) -
     save_chests(tmp_path / "in", 1)
     segmenter = Segmenter(model[1], "cpu")
     for name in ("ahead", "in turn"):
-        (job,) = batch.plan([tmp_path / "in"], tmp_path / name)
+        (job,) = plan([tmp_path / "in"], tmp_path / name)
         if name == "ahead":
             ahead = batch.read_ahead(job)
             assert ahead == job
@@ -605,7 +608,7 @@ def test_an_image_read_ahead_of_its_turn_gives_the_same(model, tmp_path: Path) -
 def test_what_cannot_be_read_ahead_is_told_in_its_turn(model, tmp_path: Path) -> None:
     path = tmp_path / "broken.png"
     path.write_bytes(b"no image")
-    (job,) = batch.plan([path], tmp_path / "out")
+    (job,) = plan([path], tmp_path / "out")
     assert batch.read_ahead(job) == job
     assert batch.read_ahead(job).ahead is None
     done = subprocess.run(

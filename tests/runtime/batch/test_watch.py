@@ -301,12 +301,12 @@ def test_lines_lost_by_an_interruption_are_added(run_cxrseg, model, save_chest, 
     assert run_cxrseg(xrays, *model).code == 0  # done, and no line of it
     code = (
         "import os, signal\n"
-        "from cxrseg.runtime import cli\n"
-        "original = cli.record\n"
+        "from cxrseg.runtime.batch import record as module\n"
+        "original = module.record\n"
         "def record(*args):\n"
         "    os.kill(os.getpid(), signal.SIGINT) if told else told.append(args)\n"
         "    return original(*args)\n"
-        "told, cli.record = [], record\n"
+        "told, module.record = [], record\n"
     )
     save_chest(xrays / "b.png")
     line = [sys.executable, "-c", code + MAIN, "--watch", str(xrays), *model, "--jsonl", str(told)]

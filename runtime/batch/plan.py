@@ -1,0 +1,142 @@
+"""Which image is done, in which order, and which outputs are its own; decided before any is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+
+from cxrseg.runtime.batch.jobs import Job, Settings, Task, would_overwrite
+from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.own_files import is_our_image_name
+from cxrseg.runtime.readers.folders import ImageFile, scan
+from cxrseg.runtime.writers.paths import FORMATS, Outputs
+
+PathKey = Callable[[Path], str]
+"""Gives one text per place of a file, however its folder is spelled."""
+
+
+def plan(
+    inputs: Iterable[Path], folder: Path | None = None, settings: Settings | None = None
+) -> list[Job]:
+    """Decide what to do with each input before anything is done.
+
+    Args:
+        inputs: Files, folders and DICOMDIR files; folders are replaced by their images.
+        folder: As `Planner` takes it.
+        settings: As `Planner` takes them.
+
+    Returns:
+        One job per image, in order.
+    """
+    return Planner(folder, settings).jobs([image for path in inputs for image in scan(path)])
+
+
+class Planner:
+    """Makes jobs of images, and remembers which image has which outputs.
+
+    Args:
+        folder: Where outputs go, in the same sub-folders as the images of a folder lie in;
+            None = beside each image.
+        settings: What will be written. With `resume`, of two images with the same outputs the one
+            that an earlier run did keeps them; else the first. None = the defaults.
+    """
+
+    def __init__(self, folder: Path | None = None, settings: Settings | None = None) -> None:
+        self._folder = folder
+        self._settings = settings or Settings()
+        # Place of a report -> the image that has it.
+        self._owners: dict[str, Path] = {}
+
+    def jobs(self, images: Collection[ImageFile | CxrsegError]) -> list[Job]:
+        """Decide what to do with images.
+
+        An image named twice is done once. An image whose outputs would replace another's, or an
+        input, becomes an error. cxrseg's outputs of an image that is itself among the inputs are
+        left out, so that ``*.png`` can be run again.
+
+        Args:
+            images: From `scan`.
+
+        Returns:
+            One job per image, in order.
+        """
+        place = _places()
+        keys = {x.path: _key(x.path) for x in images if isinstance(x, ImageFile)}
+        inputs, products = set(keys.values()), _products(keys, place)
+        jobs: list[Job] = []
+        seen: set[str] = set()
+        for image in images:
+            if isinstance(image, CxrsegError):
+                jobs.append(image)
+                continue
+            key = keys[image.path]
+            if key in seen or (key in products and is_our_image_name(image.path.name)):
+                continue
+            seen.add(key)
+            jobs.append(self._job(image, inputs, place))
+        return jobs
+
+    def forget_missing(self, limit: int) -> None:
+        """Forget images that are gone, once more than `limit` are remembered."""
+        if len(self._owners) > limit:
+            self._owners = {key: path for key, path in self._owners.items() if _exists(path)}
+
+    def _job(self, image: ImageFile, inputs: Collection[str], place: PathKey) -> Job:
+        source = image.path
+        task = Task(source, None if self._folder is None else self._folder / image.subfolder)
+        outputs = task.outputs(self._settings.formats)
+        if self._folder is not None:
+            overwritten = next((path for path in outputs if place(path) in inputs), None)
+            if overwritten is not None:
+                cause = f"its output {overwritten.name} would overwrite an input file"
+                return CxrsegError(source, cause, "choose another folder with -o")
+        report = place(outputs.report)
+        owner = self._owners.get(report, source)
+        if owner != source and _exists(owner) and not self._was_done(task):
+            return would_overwrite(source, owner)
+        self._owners[report] = source
+        return task
+
+    def _was_done(self, task: Task) -> bool:
+        """Tell whether an earlier run wrote the report that this task would write."""
+        if not self._settings.resume:
+            return False
+        # Imported here, because one image needs none of it.
+        from cxrseg.runtime.batch.resume import earlier_owner
+
+        return earlier_owner(task) == task.source.name
+
+
+def _products(sources: Collection[Path], place: PathKey) -> set[str]:
+    """Return the places of the outputs beside the sources, empty where none can be a source."""
+    if not any(is_our_image_name(source.name) for source in sources):
+        return set()
+    return {place(path) for source in sources for path in Outputs.of(source, None, FORMATS)}
+
+
+def _places() -> PathKey:
+    """Return a `PathKey` that asks the system once for each folder."""
+    folders: dict[Path, str] = {}
+
+    def place(path: Path) -> str:
+        folder = path.parent
+        if folder not in folders:
+            folders[folder] = _key(folder)
+        return os.path.normcase(Path(folders[folder], path.name))
+
+    return place
+
+
+def _key(path: Path) -> str:
+    """Return one text per file, however it is spelled."""
+    try:
+        return os.path.normcase(path.resolve())
+    # A loop of links, or a folder that may not be entered: reading it will tell.
+    except (OSError, RuntimeError):
+        return os.path.normcase(path.absolute())
+
+
+def _exists(path: Path) -> bool:
+    # Not Path's exists, which fails on a name that is too long.
+    return os.path.exists(path)  # noqa: PTH110

@@ -1,0 +1,184 @@
+"""One run of ``cxrseg-run``: plan, load the model, do the images, tell of each."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cxrseg.runtime.batch.jobs import Job, Outcome, Settings
+from cxrseg.runtime.core.atomic import prepare_folder, remove_stale
+from cxrseg.runtime.core.errors import CxrsegError, require_extra
+from cxrseg.runtime.core.labels import Protocol
+from cxrseg.runtime.terminal.console import FAILED, OK, echo, fail, progress
+from cxrseg.runtime.writers.paths import Format, dicom_among
+
+if TYPE_CHECKING:
+    from cxrseg.runtime.segmenter import Segmenter
+
+FLAGGED = 3
+"""Exit code of a strict run with flagged images."""
+
+Outcomes = Generator[tuple[Job, Outcome], None, None]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run was asked for; the options of the command, by their names.
+
+    Raises:
+        click.UsageError: Options contradict each other.
+        CxrsegError: They need an extra that is not installed, or an input cannot be watched.
+    """
+
+    inputs: tuple[Path, ...]
+    output: Path | None
+    formats: tuple[Format, ...]
+    deidentify: bool
+    strict: bool
+    csv: Path | None
+    jsonl: Path | None
+    model: Path | None
+    device: str
+    protocol: Protocol
+    threads: int | None
+    jobs: int | None
+    skip_existing: bool
+    watch: bool
+    poll: bool
+
+    @property
+    def settings(self) -> Settings:
+        """What to do with each image."""
+        resume = self.skip_existing or self.watch
+        return Settings(self.formats, self.deidentify, self.strict, resume)
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise click.UsageError("Missing argument 'INPUT...'.")
+        self._check_outputs()
+        if self.watch:
+            self._check_watch()
+        elif self.poll:
+            raise click.UsageError("--poll is about --watch")
+
+    def _check_outputs(self) -> None:
+        for_dicom = dicom_among(self.formats)
+        if for_dicom:
+            require_extra(f"--format {','.join(for_dicom)}", "dicom", ["highdicom"])
+        elif self.deidentify:
+            raise click.UsageError("--deidentify is about DICOM outputs: add seg or sc to --format")
+        if self.settings.resume and "json" not in self.formats:
+            option = "--watch" if self.watch else "--skip-existing"
+            raise click.UsageError(f"{option} looks into the JSON reports: add json to --format")
+        if self.csv is not None and self.csv == self.jsonl:
+            raise click.UsageError("--csv and --jsonl name the same file")
+
+    def _check_watch(self) -> None:
+        if self.csv is not None:
+            raise click.UsageError("--csv is written at the end: take --jsonl with --watch")
+        require_extra("--watch", "watch", ["watchdog"])
+        for folder in self.inputs:
+            if not folder.exists():
+                raise CxrsegError(folder, "no such folder", "make it, or check the name")
+            if not folder.is_dir():
+                cause = "is not a folder, so nothing can arrive in it"
+                remedy = "give the folder that the images arrive in, without --watch for files"
+                raise CxrsegError(folder, cause, remedy)
+
+
+def run(options: RunOptions) -> int:
+    """Plan, load the model, do the images and tell of each.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        CxrsegError: Nothing could be done at all.
+    """
+    # Imported here, so that wrong usage is told at once.
+    import onnxruntime  # noqa: F401
+
+    from cxrseg.runtime.batch import plan, process, workers
+    from cxrseg.runtime.inference.session import Loading, default_threads
+    from cxrseg.runtime.models import default_model
+
+    settings = options.settings
+    jobs = [] if options.watch else plan.plan(options.inputs, options.output, settings)
+    images = workers.MAX_JOBS if options.watch else len(jobs)
+    threads = options.threads or default_threads()
+    count = options.jobs or workers.default_workers(images, threads)
+    loading = Loading(
+        options.model or default_model(),
+        options.device,
+        workers.threads_each(threads, count),
+        once=images == 1,
+    )
+
+    # All that is next is imported while the model is loaded.
+    from cxrseg.runtime.segmenter import Segmenter
+
+    process.preload()
+    if images == 1 and not settings.resume:
+        jobs = [process.read_ahead(job) for job in jobs]
+    segmenter = Segmenter(loading, protocol=options.protocol)
+    gc.enable()
+    if options.output is not None:
+        prepare_folder(options.output)
+    if options.watch:
+        return _tell(options, _watched(options, segmenter, count))
+    return _tell(options, workers.process_all(jobs, segmenter, settings, count), len(jobs))
+
+
+def _watched(options: RunOptions, segmenter: Segmenter, count: int) -> Outcomes:
+    from cxrseg.runtime.batch.watch import Watcher, watch
+
+    watcher = Watcher(options.inputs, options.poll, fail)
+    return watch(watcher, options.output, segmenter, options.settings, count)
+
+
+def _tell(options: RunOptions, outcomes: Outcomes, total: int = 0) -> int:
+    """Print the line of each image, record it in the tables, and return the exit code."""
+    # Imported here: the model is loaded by now.
+    from cxrseg.runtime.batch.record import describe, record
+    from cxrseg.runtime.writers.tables import summary
+
+    code, homes = OK, set[Path]()
+    with (
+        summary(options.csv, options.jsonl, append=options.watch) as add,
+        progress(total) as lines,
+        _until_interrupted(options.inputs) if options.watch else nullcontext(),
+        closing(outcomes),
+    ):
+        for job, outcome in outcomes:
+            if not isinstance(job, CxrsegError):
+                homes.add(job.home)
+            if isinstance(outcome, CxrsegError):
+                code = FAILED
+                lines.done(f"error: {outcome}", err=True)
+            else:
+                code = code or (FLAGGED if outcome.withheld else OK)
+                lines.done(describe(outcome))
+            add(record(job, outcome))
+    if options.settings.resume:
+        remove_stale(homes)
+    return OK if options.watch else code
+
+
+@contextmanager
+def _until_interrupted(folders: Sequence[Path]) -> Iterator[None]:
+    """Let Ctrl-C end the block in good order, and what services are ended with, too."""
+    import signal
+
+    echo(f"watching {', '.join(map(str, folders))}; Ctrl-C ends it", err=True)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with suppress(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
