@@ -16,7 +16,7 @@ from typing import Any, Literal
 import click
 
 from cxrseg.benchmarks.accuracy import accuracy, significance, ssim
-from cxrseg.benchmarks.harness.options import (
+from cxrseg.benchmarks.harness.legacy_options import (
     columns_and_values,
     data_option,
     limit_option,
@@ -27,8 +27,10 @@ from cxrseg.benchmarks.harness.options import (
     threads_option,
     where_option,
 )
-from cxrseg.benchmarks.harness.report import TITLE, check_page, write_page
-from cxrseg.benchmarks.quantization import compression, quantization_error, ranks
+from cxrseg.benchmarks.quantization import compression, ranks
+from cxrseg.benchmarks.quantization import error as quantization_error
+from cxrseg.benchmarks.report.page import check_page, write_page
+from cxrseg.benchmarks.report.sections import TITLE
 from cxrseg.benchmarks.speed import latency, roofline
 from cxrseg.export import cli as export
 from cxrseg.runtime.core.errors import CxrsegError
@@ -187,7 +189,7 @@ def attempt(part: Part) -> Outcome:
     Raises:
         KeyboardInterrupt, click.Abort: Ctrl-C ends the whole run.
     """
-    from cxrseg.benchmarks.harness.record import check_output, now, result_files
+    from cxrseg.benchmarks.harness.legacy_record import check_output, now, result_files
 
     words = [*map(str, part.words), "-o", str(part.output)]
     date, start = now(), monotonic()
@@ -259,7 +261,7 @@ def read_outcomes(path: Path) -> dict[str, Outcome]:
     Returns:
         Part -> outcome; nothing where there is no such record, or one of another version.
     """
-    from cxrseg.benchmarks.harness.record import read_record
+    from cxrseg.benchmarks.harness.legacy_record import read_record
 
     try:
         record = read_record(path) if path.exists() else None
@@ -359,7 +361,7 @@ def command(
       cxrseg-bench paper model.ckpt --int8 ward7.onnx --data xrays.csv -o paper --skip latency
     """
     require_bench("paper")
-    from cxrseg.benchmarks.harness.record import (
+    from cxrseg.benchmarks.harness.legacy_record import (
         check_output,
         circumstances,
         command_line,
@@ -369,7 +371,7 @@ def command(
         table,
         write_record,
     )
-    from cxrseg.benchmarks.harness.samples import read_cases
+    from cxrseg.benchmarks.harness.legacy_samples import read_cases
     from cxrseg.runtime.core.atomic import prepare_folder
     from cxrseg.trainer.fit.checkpoint import MODEL, load
 

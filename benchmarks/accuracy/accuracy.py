@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cxrseg.benchmarks.harness.options import (
+from cxrseg.benchmarks.harness.legacy_options import (
     by_option,
     columns_and_values,
     data_option,
@@ -95,7 +95,7 @@ def command(
     from cxrseg.benchmarks.accuracy.picture import check_picture, picture_png
     from cxrseg.benchmarks.accuracy.scoring import score
     from cxrseg.benchmarks.accuracy.summary import summaries, worst
-    from cxrseg.benchmarks.harness.record import (
+    from cxrseg.benchmarks.harness.legacy_record import (
         check_output,
         command_line,
         csv_facts,
@@ -104,7 +104,7 @@ def command(
         now,
         write_record,
     )
-    from cxrseg.benchmarks.harness.samples import grouping, read_cases
+    from cxrseg.benchmarks.harness.legacy_samples import grouping, read_cases
     from cxrseg.runtime.core.atomic import write_together
     from cxrseg.runtime.inference.session import default_threads
     from cxrseg.runtime.segmenter import Segmenter

@@ -8,7 +8,7 @@ from typing import Any
 
 from cxrseg.benchmarks.accuracy.scoring import MIN_FOUND, Agreement, Score
 from cxrseg.benchmarks.accuracy.summary import DIGITS, Figures, Spread, Summary, worst
-from cxrseg.benchmarks.harness.record import circumstances, table
+from cxrseg.benchmarks.harness.legacy_record import circumstances, table
 
 DEFINITIONS = (
     "At the size of each image. NSD (normalized surface Dice): share of both outlines that lies"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxrseg.benchmarks.harness.options import (
+from cxrseg.benchmarks.harness.legacy_options import (
     by_option,
     columns_and_values,
     data_option,
@@ -26,7 +26,7 @@ from cxrseg.runtime.core.labels import PROTOCOLS, Protocol
 from cxrseg.runtime.terminal.console import echo, watched
 
 if TYPE_CHECKING:
-    from cxrseg.benchmarks.harness.samples import Case
+    from cxrseg.benchmarks.harness.legacy_samples import Case
     from cxrseg.runtime.segmenter import Segmenter
 
 _PATH = click.Path(path_type=Path)
@@ -118,7 +118,7 @@ def _mean(values: Iterator[float]) -> float | None:
 
 
 def _counts_table(figures: Sequence[dict[str, Any]]) -> str:
-    from cxrseg.benchmarks.harness.record import table
+    from cxrseg.benchmarks.harness.legacy_record import table
 
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.4f}"
@@ -137,7 +137,7 @@ def _counts_table(figures: Sequence[dict[str, Any]]) -> str:
 
 
 def _misfiled_table(found: Sequence[Fit], protocol: Protocol) -> str:
-    from cxrseg.benchmarks.harness.record import table
+    from cxrseg.benchmarks.harness.legacy_record import table
 
     rows = [[fit.image, f"{fit.own:.4f}", f"{fit.other:.4f}"] for fit in found if fit.misfiled]
     header = ["misfiled", f"Dice, {protocol}", f"Dice, {other_protocol(protocol)}"]
@@ -184,7 +184,7 @@ def command(
       cxrseg-bench labels --data pairs.csv --split train
     """
     # Imported here, so that --help answers at once.
-    from cxrseg.benchmarks.harness.record import (
+    from cxrseg.benchmarks.harness.legacy_record import (
         check_output,
         circumstances,
         command_line,
@@ -194,7 +194,7 @@ def command(
         now,
         write_record,
     )
-    from cxrseg.benchmarks.harness.samples import grouping, read_cases
+    from cxrseg.benchmarks.harness.legacy_samples import grouping, read_cases
     from cxrseg.runtime.inference.session import default_threads
     from cxrseg.runtime.segmenter import Segmenter
 

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from cxrseg.benchmarks.accuracy.accuracy_report import problem
 from cxrseg.benchmarks.accuracy.metrics import Mask
 from cxrseg.benchmarks.accuracy.scoring import Score, read_reference
-from cxrseg.benchmarks.harness.samples import Case
+from cxrseg.benchmarks.harness.legacy_samples import Case
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.own_files import MARK, is_ours
 from cxrseg.runtime.core.radiograph import Radiograph

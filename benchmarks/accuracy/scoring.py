@@ -11,7 +11,7 @@ import numpy as np
 
 from cxrseg.benchmarks.accuracy.metrics import Mask, dice, iou
 from cxrseg.benchmarks.accuracy.surfaces import compare_surfaces
-from cxrseg.benchmarks.harness.samples import Case
+from cxrseg.benchmarks.harness.legacy_samples import Case
 from cxrseg.runtime.core.labels import LABELS, Side
 from cxrseg.runtime.core.radiograph import Spacing
 from cxrseg.runtime.core.segmentation import Segmentation

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxrseg.benchmarks.harness.figures import BLUE, GREEN, Drawing, blank, drawing, styled
-from cxrseg.benchmarks.harness.options import (
+from cxrseg.benchmarks.harness.legacy_figures import BLUE, GREEN, Drawing, blank, drawing, styled
+from cxrseg.benchmarks.harness.legacy_options import (
     by_option,
     columns_and_values,
     device_option,
@@ -30,7 +30,7 @@ from cxrseg.runtime.terminal.console import echo, watched
 
 if TYPE_CHECKING:
     from cxrseg.benchmarks.accuracy.paired import Comparison
-    from cxrseg.benchmarks.harness.samples import Case
+    from cxrseg.benchmarks.harness.legacy_samples import Case
 
 ALL = "all"
 """Name of the group that holds every image."""
@@ -169,7 +169,7 @@ def compare_groups(
 
 def table(found: Mapping[str, Comparison]) -> str:
     """Return the comparisons as an aligned Markdown table."""
-    from cxrseg.benchmarks.harness.record import table
+    from cxrseg.benchmarks.harness.legacy_record import table
 
     header = ["images of", "n", "patients", "first", "second", "difference", "95 % CI"]
     header += ["better", "worse", "Wilcoxon p", "Holm p", "r", "TOST p", "verdict"]
@@ -304,7 +304,7 @@ def command(
       cxrseg-bench significance accuracy-int8.json accuracy-fp32.json --data pairs.csv
     """
     require_bench("significance")
-    from cxrseg.benchmarks.harness.record import (
+    from cxrseg.benchmarks.harness.legacy_record import (
         check_output,
         circumstances,
         command_line,
@@ -314,7 +314,7 @@ def command(
         write_record,
         written,
     )
-    from cxrseg.benchmarks.harness.samples import grouping, read_cases
+    from cxrseg.benchmarks.harness.legacy_samples import grouping, read_cases
 
     if output is not None:
         check_output(output, [FIGURE])
@@ -410,7 +410,7 @@ def run(
         CxrsegError: The model cannot be loaded, or an image not be read.
     """
     from cxrseg.benchmarks.accuracy.scoring import score
-    from cxrseg.benchmarks.harness.record import model_facts
+    from cxrseg.benchmarks.harness.legacy_record import model_facts
     from cxrseg.runtime.segmenter import Segmenter
 
     segmenter = Segmenter(path, device, threads, protocol)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cxrseg.benchmarks.accuracy.metrics import Mask, check_masks
 from cxrseg.benchmarks.accuracy.scoring import read_reference
-from cxrseg.benchmarks.harness.samples import Case
+from cxrseg.benchmarks.harness.legacy_samples import Case
 from cxrseg.runtime.core.radiograph import Radiograph
 from cxrseg.runtime.readers import read
 from cxrseg.runtime.segmenter import Segmenter

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxrseg.benchmarks.harness.figures import Drawing, blank, drawing, styled
-from cxrseg.benchmarks.harness.options import (
+from cxrseg.benchmarks.harness.legacy_figures import Drawing, blank, drawing, styled
+from cxrseg.benchmarks.harness.legacy_options import (
     by_option,
     columns_and_values,
     data_option,
@@ -82,7 +82,7 @@ def summarize(found: Sequence[Similarity], by: str | None, seed: int) -> dict[st
 
 def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the figures of `summarize` as an aligned Markdown table."""
-    from cxrseg.benchmarks.harness.record import table
+    from cxrseg.benchmarks.harness.legacy_record import table
 
     rows = [
         [
@@ -223,7 +223,7 @@ def command(
     """
     require_bench("ssim")
     from cxrseg.benchmarks.accuracy.similarity import maps_of, similarities
-    from cxrseg.benchmarks.harness.record import (
+    from cxrseg.benchmarks.harness.legacy_record import (
         check_output,
         circumstances,
         command_line,
@@ -234,7 +234,7 @@ def command(
         write_record,
         written,
     )
-    from cxrseg.benchmarks.harness.samples import grouping, read_cases
+    from cxrseg.benchmarks.harness.legacy_samples import grouping, read_cases
     from cxrseg.runtime.segmenter import Segmenter
 
     if figure and output is None:

@@ -1,29 +1,15 @@
-"""Options that several subcommands share."""
+"""Options that several benchmarks share, by inheritance."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
-from click.core import ParameterSource
 
-from cxrseg.runtime.core.errors import CxrsegError, require_extra
+from cxrseg.benchmarks.harness.parameters import PATH, option
 from cxrseg.runtime.core.labels import PROTOCOLS, Protocol
 from cxrseg.runtime.inference.devices import AUTO, DEVICES
-
-EXTRA = ("jinja2", "markdown_it", "matplotlib", "scipy", "skimage", "torch", "onnx", "onnx_ir")
-"""Modules that the extra ``bench`` brings."""
-
-
-def require_bench(command: str) -> None:
-    """Check that a subcommand finds the packages of the extra ``bench``.
-
-    Raises:
-        CxrsegError: Some are missing; the message says what to install.
-    """
-    require_extra(f"cxrseg-bench {command}", "bench", EXTRA)
 
 
 def _terms(
@@ -35,128 +21,88 @@ def _terms(
     return values
 
 
-def columns_and_values(where: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the terms of `where_option`, ``column=value``, as pairs (column, value)."""
-    return [(term.partition("=")[0], term.partition("=")[2]) for term in where]
+@dataclass(frozen=True)
+class SeedOptions:
+    """The seed of everything that is drawn at random."""
+
+    seed: int = option("--seed", default=0, type=click.IntRange(min=0), help="Seed.")
 
 
-def images_and_facts(
-    context: click.Context,
-    images: Path,
-    split: str,
-    where: Sequence[str],
-    protocol: Protocol,
-    limit: int | None,
-) -> tuple[list[tuple[str, Path]], dict[str, Any]]:
-    """List the images of a folder, or of a CSV's rows.
+@dataclass(frozen=True)
+class DeviceOptions:
+    """What computes."""
 
-    Args:
-        context: click's context of the running subcommand.
-        images: Folder or CSV.
-        split: Value of `split_option`.
-        where: Terms of `where_option`.
-        protocol: Value of `protocol_option`.
-        limit: Value of `limit_option`.
-
-    Returns:
-        Name and path of each image, and what the record tells of them.
-
-    Raises:
-        CxrsegError: There is no such folder or CSV, or no image in it.
-        click.UsageError: An option chooses rows, and `images` is a folder.
-    """
-    # Imported here, so that --help answers at once.
-    from cxrseg.benchmarks.harness.record import csv_facts
-    from cxrseg.benchmarks.harness.samples import read_cases, spread
-    from cxrseg.runtime.readers import find_images
-
-    if images.is_dir():
-        for name in ("split", "where", "protocol"):
-            if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-                raise click.UsageError(f"--{name} chooses rows of a CSV; {images} is a folder")
-        found = spread(find_images([images]), limit)
-        listed = {"folder": images.name, "limit": limit, "images": len(found)}
-        return [(path.name, path) for path in found], listed
-    if not images.is_file():
-        raise CxrsegError(images, "no such folder or CSV", "check --images")
-    cases = read_cases(images, split, columns_and_values(where), protocol, limit)
-    facts = csv_facts(images, split, where, limit, len(cases))
-    return [(case.name, case.image) for case in cases], {**facts, "protocol": protocol}
+    device: str = option(
+        "--device", default=AUTO, type=click.Choice(DEVICES), help="What to compute on."
+    )
+    threads: int | None = option(
+        "--threads",
+        default=None,
+        metavar="N",
+        type=click.IntRange(1, 256),
+        help="CPU threads.  [default: one per physical core]",
+    )
 
 
-output_option = click.option(
-    "-o",
-    "--output",
-    metavar="FILE.json",
-    type=click.Path(path_type=Path),
-    help="Write the results there, and a table beside it as FILE.md.",
-)
+@dataclass(frozen=True)
+class RowOptions:
+    """Which rows of a CSV are taken."""
 
-device_option = click.option(
-    "--device",
-    type=click.Choice(DEVICES),
-    default=AUTO,
-    show_default=True,
-    help="What to compute on.",
-)
+    split: str = option(
+        "--split",
+        default="test",
+        metavar="NAME",
+        help="Rows to evaluate, by their column split.",
+    )
+    where: tuple[str, ...] = option(
+        "--where",
+        default=(),
+        multiple=True,
+        metavar="COLUMN=VALUE",
+        callback=_terms,
+        help="Only rows with this value; repeat to narrow down, or for other values of the same"
+        " column.",
+    )
+    protocol: Protocol = option(
+        "--protocol",
+        default="fields",
+        type=click.Choice(PROTOCOLS),
+        help="What to segment. Rows of another value in a column protocol are left out.",
+    )
+    limit: int | None = option(
+        "--limit",
+        default=None,
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Evaluate N images only, spread evenly over all.",
+    )
 
-threads_option = click.option(
-    "--threads",
-    metavar="N",
-    type=click.IntRange(1, 256),
-    help="CPU threads.  [default: one per physical core]",
-)
 
-data_option = click.option(
-    "--data",
-    required=True,
-    metavar="CSV",
-    type=click.Path(path_type=Path),
-    help="Columns image, mask, split and others; paths relative to the file.",
-)
+@dataclass(frozen=True)
+class DataOptions(RowOptions):
+    """Images with reference masks: rows of a CSV."""
 
-split_option = click.option(
-    "--split",
-    default="test",
-    show_default=True,
-    metavar="NAME",
-    help="Rows to evaluate, by their column split.",
-)
+    data: Path = option(
+        "--data",
+        metavar="CSV",
+        type=PATH,
+        help="Columns image, mask, split and others; paths relative to the file.",
+    )
+    by: str | None = option(
+        "--by",
+        default=None,
+        metavar="COLUMN",
+        help="Also give figures per value of this column.  [default: source, if it is there]",
+    )
 
-where_option = click.option(
-    "--where",
-    multiple=True,
-    metavar="COLUMN=VALUE",
-    callback=_terms,
-    help="Only rows with this value; repeat to narrow down, or for other values of the"
-    " same column.",
-)
 
-protocol_option = click.option(
-    "--protocol",
-    type=click.Choice(PROTOCOLS),
-    default="fields",
-    show_default=True,
-    help="What to segment. Rows of another value in a column protocol are left out.",
-)
+@dataclass(frozen=True)
+class ImageOptions(RowOptions):
+    """Images without masks: a folder, or rows of a CSV."""
 
-by_option = click.option(
-    "--by",
-    metavar="COLUMN",
-    help="Also give figures per value of this column.  [default: source, if it is there]",
-)
-
-seed_option = click.option(
-    "--seed",
-    default=0,
-    show_default=True,
-    type=click.IntRange(min=0),
-    help="Seed of the bootstrap.",
-)
-
-limit_option = click.option(
-    "--limit",
-    metavar="N",
-    type=click.IntRange(min=1),
-    help="Evaluate N images only, spread evenly over all.",
-)
+    images: Path = option(
+        "--images",
+        metavar="FOLDER|CSV",
+        type=PATH,
+        help="Folder of X-rays, or a CSV with the columns image and split.",
+    )

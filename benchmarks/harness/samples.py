@@ -1,14 +1,20 @@
-"""The images that a benchmark runs on: rows of a CSV with images and reference masks."""
+"""The images that a benchmark runs on, and what its record tells of models and images."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import click
+
+from cxrseg.benchmarks.harness.options import DataOptions, ImageOptions, RowOptions
+from cxrseg.benchmarks.harness.parameters import changed
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.labels import Protocol
+from cxrseg.runtime.inference.session import LoadedModel
+from cxrseg.runtime.readers import find_images
 from cxrseg.trainer.data.samples import read_table
 
 Item = TypeVar("Item")
@@ -18,7 +24,7 @@ REQUIRED = ("image", "mask", "split")
 
 
 @dataclass(frozen=True)
-class Case:
+class Sample:
     """One image with its reference mask.
 
     Attributes:
@@ -36,59 +42,106 @@ class Case:
     row: Mapping[str, str]
 
 
-def read_cases(
-    data: Path,
-    split: str,
-    where: Sequence[tuple[str, str]] = (),
-    protocol: Protocol = "fields",
-    limit: int | None = None,
-) -> list[Case]:
+def read_samples(data: Path, options: RowOptions) -> list[Sample]:
     """Read the rows to evaluate and check that their files are there.
+
+    Rows with another value in a column ``protocol``, if there is one, are left out: the two ways
+    to outline a lung are not comparable. No split but the one named is ever read.
 
     Args:
         data: CSV with the columns ``image``, ``mask``, ``split`` and any others; paths are
             relative to it.
-        split: Value of the column ``split``. No other split is ever read, so that ``external``
-            is touched only when it is named.
-        where: Column and value that a row must have; a column named twice accepts either value.
-        protocol: Rows with another value in a column ``protocol``, if there is one, are left
-            out: the two ways to outline a lung are not comparable.
-        limit: Number of images to take, spread evenly over the rows; None = all.
+        options: Which rows; terms of ``where`` on one column accept either value.
 
     Returns:
-        The cases, at least one, in the order of the CSV.
+        The samples, at least one, in the order of the CSV.
 
     Raises:
         CxrsegError: The CSV is missing or malformed, lacks a column, no row matches, or a file
             that it names is missing.
     """
     columns, rows = read_table(data)
-    for column in (*REQUIRED, *(column for column, _ in where)):
+    terms = [(term.partition("=")[0], term.partition("=")[2]) for term in options.where]
+    for column in (*REQUIRED, *(column for column, _ in terms)):
         if column not in columns:
             raise CxrsegError(data, f"has no column {column!r}", f"it has {', '.join(columns)}")
-    wanted: dict[str, set[str]] = {"split": {split}}
+    wanted: dict[str, set[str]] = {"split": {options.split}}
     if "protocol" in columns:
-        wanted["protocol"] = {protocol}
+        wanted["protocol"] = {options.protocol}
     asked: dict[str, set[str]] = {}
-    for column, value in where:
+    for column, value in terms:
         asked.setdefault(column, set()).add(value)
     chosen = [row for row in rows if _matches(row, wanted) and _matches(row, asked)]
     if not chosen:
-        raise CxrsegError(data, *_no_row(rows, {**wanted, **asked}, split))
-    return [_case(row, data, "patient" in columns) for row in spread(chosen, limit)]
+        raise CxrsegError(data, *_no_row(rows, {**wanted, **asked}, options.split))
+    return [_sample(row, data, "patient" in columns) for row in spread(chosen, options.limit)]
 
 
-def grouping(cases: Sequence[Case], by: str | None, data: Path) -> str | None:
-    """Return the column whose values become groups: `by`, else ``source`` if it is there.
+def grouping(samples: Sequence[Sample], options: DataOptions) -> str | None:
+    """Return the column whose values become groups: that of ``by``, else ``source`` if it is there.
 
     Raises:
-        CxrsegError: The CSV has no column `by`.
+        CxrsegError: The CSV has no column of this name.
     """
-    if by is None:
-        return "source" if "source" in cases[0].row else None
-    if by not in cases[0].row:
-        raise CxrsegError(data, f"has no column {by!r}", "name another with --by")
-    return by
+    columns = samples[0].row
+    if options.by is None:
+        return "source" if "source" in columns else None
+    if options.by not in columns:
+        raise CxrsegError(options.data, f"has no column {options.by!r}", "name another with --by")
+    return options.by
+
+
+def list_images(options: ImageOptions) -> tuple[list[tuple[str, Path]], dict[str, Any]]:
+    """List the images of a folder, or of a CSV's rows.
+
+    Returns:
+        Name and path of each image, and what the record tells of them.
+
+    Raises:
+        CxrsegError: There is no such folder or CSV, or no image in it.
+        click.UsageError: An option chooses rows, and the images are those of a folder.
+    """
+    images = options.images
+    if images.is_dir():
+        for name in changed(options, "split", "where", "protocol"):
+            raise click.UsageError(f"--{name} chooses rows of a CSV; {images} is a folder")
+        found = spread(find_images([images]), options.limit)
+        facts = {"folder": images.name, "limit": options.limit, "images": len(found)}
+        return [(path.name, path) for path in found], facts
+    if not images.is_file():
+        raise CxrsegError(images, "no such folder or CSV", "check --images")
+    samples = read_samples(images, options)
+    facts = {**csv_facts(images, options, len(samples)), "protocol": options.protocol}
+    return [(sample.name, sample.image) for sample in samples], facts
+
+
+def model_facts(path: Path, loaded: LoadedModel) -> dict[str, str]:
+    """Return what a record tells of a model: file name, name, version, SHA-256."""
+    card = loaded.card
+    return {
+        "file": path.name,
+        "name": card.name,
+        "version": card.version,
+        "sha256": loaded.sha256,
+    }
+
+
+def csv_facts(data: Path, options: RowOptions, images: int) -> dict[str, Any]:
+    """Return what a record tells of images that are rows of a CSV.
+
+    Args:
+        data: The CSV.
+        options: Which rows were taken.
+        images: Number of images that there were.
+    """
+    return {
+        "csv": data.name,
+        "sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
+        "split": options.split,
+        "where": list(options.where),
+        "limit": options.limit,
+        "images": images,
+    }
 
 
 def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
@@ -117,13 +170,13 @@ def _no_row(
     return f"no row has {' and '.join(terms)}", remedy
 
 
-def _case(row: Mapping[str, str], data: Path, has_patients: bool) -> Case:
+def _sample(row: Mapping[str, str], data: Path, has_patients: bool) -> Sample:
     image, mask = (_existing(row[column], column, data) for column in ("image", "mask"))
     named = Path(row["image"])
     # An absolute path tells of the machine and has no place in a record.
     name = named.name if named.is_absolute() else named.as_posix()
     patient = row["patient"] if has_patients else ""
-    return Case(name, image, mask, patient or name, row)
+    return Sample(name, image, mask, patient or name, row)
 
 
 def _existing(name: str, column: str, data: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxrseg.benchmarks.harness.options import limit_option, require_bench, threads_option
+from cxrseg.benchmarks.harness.legacy_options import limit_option, require_bench, threads_option
 from cxrseg.benchmarks.methods.methods_rows import LEVELS, ROWS
 from cxrseg.runtime.core.errors import CxrsegError, require_extra
 from cxrseg.runtime.core.labels import PROTOCOLS
@@ -230,7 +230,7 @@ def command(
     require_extra("cxrseg-bench methods", "train", TRAIN)
     echo("cxrseg-bench methods: loading ...", err=True)
     # All of it before hours of training, in which an update could change a file.
-    from cxrseg.benchmarks.harness.record import (
+    from cxrseg.benchmarks.harness.legacy_record import (
         check_output,
         command_line,
         environment,

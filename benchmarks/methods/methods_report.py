@@ -6,8 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cxrseg.benchmarks.accuracy.summary import ALL
-from cxrseg.benchmarks.harness.figures import BLUE, GRAY, ORANGE, Drawing, blank, drawing, styled
-from cxrseg.benchmarks.harness.record import circumstances, table
+from cxrseg.benchmarks.harness.legacy_figures import (
+    BLUE,
+    GRAY,
+    ORANGE,
+    Drawing,
+    blank,
+    drawing,
+    styled,
+)
+from cxrseg.benchmarks.harness.legacy_record import circumstances, table
 
 FIGURE = "dice-latency"
 """Name of the figure."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cxrseg.benchmarks.accuracy.metrics import Mask
 from cxrseg.benchmarks.accuracy.scoring import Agreement, Score, compare, read_reference
 from cxrseg.benchmarks.accuracy.summary import MEASURES
-from cxrseg.benchmarks.harness.samples import Case, read_cases, spread
+from cxrseg.benchmarks.harness.legacy_samples import Case, read_cases, spread
 from cxrseg.runtime.core.atomic import atomic_write
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import Protocol

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxrseg.benchmarks.harness.options import (
+from cxrseg.benchmarks.harness.legacy_options import (
     columns_and_values,
     device_option,
     limit_option,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cxrseg.benchmarks.harness.samples import Case
+    from cxrseg.benchmarks.harness.legacy_samples import Case
     from cxrseg.runtime.segmenter import Segmenter
 
     Pixels = NDArray[np.float32]
@@ -143,7 +143,7 @@ def shares(looked: Sequence[Looked]) -> dict[str, dict[str, Any]]:
 
 def shares_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the shares as an aligned Markdown table."""
-    from cxrseg.benchmarks.harness.record import table
+    from cxrseg.benchmarks.harness.legacy_record import table
 
     rows = [
         [
@@ -171,7 +171,7 @@ def good_images(
     Raises:
         CxrsegError: As `read_cases`.
     """
-    from cxrseg.benchmarks.harness.samples import read_cases, spread
+    from cxrseg.benchmarks.harness.legacy_samples import read_cases, spread
 
     found: dict[str, Case] = {}
     errors = []
@@ -251,7 +251,7 @@ def command(
     Rows of the split external are evaluated with --split external alone.
     """
     # Imported here, so that --help answers at once.
-    from cxrseg.benchmarks.harness.record import (
+    from cxrseg.benchmarks.harness.legacy_record import (
         check_output,
         command_line,
         environment,
@@ -331,7 +331,7 @@ def _fitted_to() -> str:
 
 
 def _markdown(title: str, record: Mapping[str, Any], tables: Sequence[str]) -> str:
-    from cxrseg.benchmarks.harness.record import circumstances
+    from cxrseg.benchmarks.harness.legacy_record import circumstances
 
     facts = [
         f"# Quality flags: {title}",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxrseg.benchmarks.harness.options import (
+from cxrseg.benchmarks.harness.legacy_options import (
     columns_and_values,
     device_option,
     output_option,
@@ -22,7 +22,7 @@ from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.terminal.console import echo, watched
 
 if TYPE_CHECKING:
-    from cxrseg.benchmarks.harness.samples import Case
+    from cxrseg.benchmarks.harness.legacy_samples import Case
     from cxrseg.benchmarks.quality.reference_fit import Fit
 
 _PATH = click.Path(path_type=Path)
@@ -115,7 +115,7 @@ def command(
       cxrseg-bench quality --data pairs.csv --suspect lateral/
     """
     # Imported here, so that --help answers at once.
-    from cxrseg.benchmarks.harness.record import (
+    from cxrseg.benchmarks.harness.legacy_record import (
         check_output,
         circumstances,
         command_line,
@@ -195,7 +195,7 @@ DEFINITIONS = (
 
 
 def _tables(fitted: Fit) -> list[str]:
-    from cxrseg.benchmarks.harness.record import table
+    from cxrseg.benchmarks.harness.legacy_record import table
 
     out = []
     for protocol, limits in fitted.limits.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrseg.benchmarks.harness.samples import Case
+from cxrseg.benchmarks.harness.legacy_samples import Case
 from cxrseg.runtime.core.atomic import write_together
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import PROTOCOLS, Protocol, labels_of

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxrseg.benchmarks.harness.options import output_option
+from cxrseg.benchmarks.harness.legacy_options import output_option
 from cxrseg.export.extra import require_export
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.terminal.console import FAILED, OK, echo
@@ -152,7 +152,7 @@ def measure_files(int8: Path, fp32: Path, checkpoint: str) -> Measured:
 
 def paper_table(accounting: Accounting) -> str:
     """Return the paper's count as an aligned Markdown table, beside what the paper says."""
-    from cxrseg.benchmarks.harness.record import table
+    from cxrseg.benchmarks.harness.legacy_record import table
     from cxrseg.benchmarks.quantization.accounting import PAPER_COUNTS, PAPER_RANK
 
     def row(title: str, count: int, name: str, quantized: int) -> list[str]:
@@ -198,7 +198,7 @@ def paper_table(accounting: Accounting) -> str:
 
 def trained_table(ways: Sequence[Trained]) -> str:
     """Return what ways of fine-tuning train as an aligned Markdown table."""
-    from cxrseg.benchmarks.harness.record import table
+    from cxrseg.benchmarks.harness.legacy_record import table
 
     rows = [
         [
@@ -217,7 +217,7 @@ def trained_table(ways: Sequence[Trained]) -> str:
 
 def files_table(measured: Measured) -> str:
     """Return the exported files as an aligned Markdown table."""
-    from cxrseg.benchmarks.harness.record import table
+    from cxrseg.benchmarks.harness.legacy_record import table
 
     peak = measured.peak_memory_bytes
     return table(
@@ -317,7 +317,7 @@ def command(
       cxrseg-bench compression model.ckpt --files int8.onnx fp32.onnx -o compression.json
     """
     require_export("cxrseg-bench compression")
-    from cxrseg.benchmarks.harness.record import (
+    from cxrseg.benchmarks.harness.legacy_record import (
         check_output,
         circumstances,
         command_line,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cxrseg.benchmarks.harness.figures import (
+from cxrseg.benchmarks.harness.legacy_figures import (
     BLUE,
     GRAY,
     ORANGE,

@@ -11,8 +11,16 @@ from typing import Any
 
 import click
 
-from cxrseg.benchmarks.harness.figures import BLUE, GRAY, ORANGE, Drawing, blank, drawing, styled
-from cxrseg.benchmarks.harness.options import output_option, require_bench
+from cxrseg.benchmarks.harness.legacy_figures import (
+    BLUE,
+    GRAY,
+    ORANGE,
+    Drawing,
+    blank,
+    drawing,
+    styled,
+)
+from cxrseg.benchmarks.harness.legacy_options import output_option, require_bench
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.terminal.console import echo
 
@@ -132,7 +140,7 @@ def adapters_of(model: Any) -> list[Adapter]:
 
 def table(adapters: Sequence[Adapter]) -> str:
     """Return the ranks as an aligned Markdown table: blocks, and projections within them."""
-    from cxrseg.benchmarks.harness.record import table
+    from cxrseg.benchmarks.harness.legacy_record import table
 
     grid = {(each.block, each.kind): each.rank for each in adapters}
     blocks = sorted({each.block for each in adapters})
@@ -238,7 +246,7 @@ def command(context: click.Context, checkpoint: Path, output: Path | None) -> No
       cxrseg-bench ranks runs/ward7 -o ranks.json
     """
     require_bench("ranks")
-    from cxrseg.benchmarks.harness.record import (
+    from cxrseg.benchmarks.harness.legacy_record import (
         check_output,
         circumstances,
         command_line,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxrseg.benchmarks.harness.options import (
+from cxrseg.benchmarks.harness.legacy_options import (
     images_and_facts,
     limit_option,
     output_option,
@@ -298,7 +298,7 @@ def time_all(models: Sequence[LoadedModel], batch: NDArray[np.float32]) -> list[
 
 def pairs_table(pairs: Sequence[Pair]) -> str:
     """Return the agreements as an aligned Markdown table."""
-    from cxrseg.benchmarks.harness.record import table
+    from cxrseg.benchmarks.harness.legacy_record import table
 
     return table(
         ["masks of", "equal pixels, mean", "worst", "worst image", "images", "with lungs"],
@@ -323,7 +323,7 @@ def speeds_table(speeds: Sequence[Speed], placements: Mapping[str, Mapping[str, 
         speeds: Of each provider.
         placements: Provider -> what `placement` counted for it.
     """
-    from cxrseg.benchmarks.harness.record import table
+    from cxrseg.benchmarks.harness.legacy_record import table
 
     rows = []
     for each in speeds:
@@ -453,7 +453,7 @@ def command(
     """
     if checkpoint is not None:
         require_export("cxrseg-bench agreement")
-    from cxrseg.benchmarks.harness.record import (
+    from cxrseg.benchmarks.harness.legacy_record import (
         check_output,
         command_line,
         environment,
@@ -585,7 +585,7 @@ def _plain_speed(speed: Speed, placements: Mapping[str, Mapping[str, int]]) -> d
 
 
 def _markdown(title: str, record: Mapping[str, Any], tables: Sequence[str]) -> str:
-    from cxrseg.benchmarks.harness.record import circumstances
+    from cxrseg.benchmarks.harness.legacy_record import circumstances
 
     settings = record["settings"]
     facts = [

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxrseg.benchmarks.harness.options import output_option
+from cxrseg.benchmarks.harness.legacy_options import output_option
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.terminal.console import FAILED, OK, echo
 
@@ -131,7 +131,7 @@ def command(
     package qemu-user, Linux on x86-64 alone). Exit code 1 where an image's masks agree on less
     than 99.9 % of its pixels.
     """
-    from cxrseg.benchmarks.harness.record import (
+    from cxrseg.benchmarks.harness.legacy_record import (
         check_output,
         command_line,
         environment,

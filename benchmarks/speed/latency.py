@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from cxrseg.benchmarks.harness.options import output_option, threads_option
+from cxrseg.benchmarks.harness.legacy_options import output_option, threads_option
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import PROTOCOLS, Protocol, labels_of
 from cxrseg.runtime.inference.devices import AUTO, DEVICES, PROVIDERS
@@ -476,7 +476,7 @@ def _card(subject: Subject) -> dict[str, str] | None:
 
 def figures_table(models: Sequence[Mapping[str, Any]]) -> str:
     """Return the figures of `measure`'s models as an aligned Markdown table; 1 MB = 10^6 bytes."""
-    from cxrseg.benchmarks.harness.record import table
+    from cxrseg.benchmarks.harness.legacy_record import table
 
     header = ["model", "MB", "load ms", "latency ms", "5th pct.", "95th pct.", "images/s"]
     header += ["image ms", "peak MB"]
@@ -579,7 +579,7 @@ def command(
       cxrseg-bench latency int8.onnx fp32.onnx --device cpu --threads 2 -o latency.json
     """
     # Imported here, so that --help answers at once.
-    from cxrseg.benchmarks.harness.record import (
+    from cxrseg.benchmarks.harness.legacy_record import (
         check_output,
         command_line,
         environment,
@@ -626,7 +626,7 @@ def command(
 
 
 def _markdown(title: str, record: Mapping[str, Any], page: str) -> str:
-    from cxrseg.benchmarks.harness.record import circumstances
+    from cxrseg.benchmarks.harness.legacy_record import circumstances
 
     settings = record["settings"]
     height, width = settings["image"]

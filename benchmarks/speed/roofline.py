@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from cxrseg.benchmarks.harness.figures import BLUE, GRAY, ORANGE, Drawing, blank, drawing, styled
-from cxrseg.benchmarks.harness.options import output_option, require_bench, threads_option
+from cxrseg.benchmarks.harness.legacy_figures import (
+    BLUE,
+    GRAY,
+    ORANGE,
+    Drawing,
+    blank,
+    drawing,
+    styled,
+)
+from cxrseg.benchmarks.harness.legacy_options import output_option, require_bench, threads_option
 from cxrseg.runtime.terminal.console import echo
 
 if TYPE_CHECKING:
@@ -247,7 +255,7 @@ def use_of(title: str, macs: Macs, samples: Sequence[float], ceilings: Sequence[
 
 def ceilings_table(ceilings: Sequence[Ceiling]) -> str:
     """Return the single products as an aligned Markdown table."""
-    from cxrseg.benchmarks.harness.record import table
+    from cxrseg.benchmarks.harness.legacy_record import table
 
     rows = [
         [
@@ -265,7 +273,7 @@ def ceilings_table(ceilings: Sequence[Ceiling]) -> str:
 
 def uses_table(uses: Sequence[Use]) -> str:
     """Return the models as an aligned Markdown table."""
-    from cxrseg.benchmarks.harness.record import table
+    from cxrseg.benchmarks.harness.legacy_record import table
 
     rows = [
         [
@@ -352,7 +360,7 @@ def command(
       cxrseg-bench roofline int8.onnx fp32.onnx --threads 2 -o roofline.json
     """
     require_bench("roofline")
-    from cxrseg.benchmarks.harness.record import (
+    from cxrseg.benchmarks.harness.legacy_record import (
         check_output,
         circumstances,
         command_line,

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from cxrseg.benchmarks.harness.options import output_option
+from cxrseg.benchmarks.harness.legacy_options import output_option
 from cxrseg.benchmarks.speed.latency import bar, distribution, interleaved
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.terminal.console import echo
@@ -156,7 +156,7 @@ def command(
       cxrseg-bench startup chest.png -o startup.json
     """
     # Imported here, so that --help answers at once.
-    from cxrseg.benchmarks.harness.record import (
+    from cxrseg.benchmarks.harness.legacy_record import (
         check_output,
         command_line,
         environment,
@@ -215,7 +215,7 @@ def _row(process: Mapping[str, Any]) -> list[str]:
 
 
 def _markdown(record: Mapping[str, Any], page: str) -> str:
-    from cxrseg.benchmarks.harness.record import circumstances
+    from cxrseg.benchmarks.harness.legacy_record import circumstances
 
     return "\n\n".join(
         [

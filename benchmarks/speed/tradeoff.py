@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxrseg.benchmarks.harness.options import (
+from cxrseg.benchmarks.harness.legacy_options import (
     by_option,
     columns_and_values,
     data_option,
@@ -26,7 +26,7 @@ from cxrseg.runtime.core.labels import Protocol
 from cxrseg.runtime.terminal.console import echo, watched
 
 if TYPE_CHECKING:
-    from cxrseg.benchmarks.harness.figures import Drawing
+    from cxrseg.benchmarks.harness.legacy_figures import Drawing
 
 FIGURE = "latency"
 """Name of the figure."""
@@ -40,7 +40,7 @@ _PATH = click.Path(path_type=Path)
 def table_of(models: Sequence[Mapping[str, Any]]) -> str:
     """Return the figures as an aligned Markdown table: Dice over all images and per group."""
     from cxrseg.benchmarks.accuracy.summary import ALL
-    from cxrseg.benchmarks.harness.record import table
+    from cxrseg.benchmarks.harness.legacy_record import table
 
     groups = list(models[0]["dice"])
     rows = [
@@ -61,7 +61,7 @@ def table_of(models: Sequence[Mapping[str, Any]]) -> str:
 
 def draw(models: Sequence[Mapping[str, Any]]) -> Drawing:
     """Draw mean Dice over latency, a line per group of images and a point per model."""
-    from cxrseg.benchmarks.harness.figures import (
+    from cxrseg.benchmarks.harness.legacy_figures import (
         BLUE,
         GRAY,
         GREEN,
@@ -149,7 +149,7 @@ def command(
     # Imported here, so that --help answers at once.
     from cxrseg.benchmarks.accuracy.scoring import score
     from cxrseg.benchmarks.accuracy.summary import summaries
-    from cxrseg.benchmarks.harness.record import (
+    from cxrseg.benchmarks.harness.legacy_record import (
         check_output,
         command_line,
         csv_facts,
@@ -159,7 +159,7 @@ def command(
         write_record,
         written,
     )
-    from cxrseg.benchmarks.harness.samples import grouping, read_cases
+    from cxrseg.benchmarks.harness.legacy_samples import grouping, read_cases
     from cxrseg.benchmarks.speed.latency import interleaved, median, open_subjects, random_input
     from cxrseg.runtime.inference.session import default_threads
     from cxrseg.runtime.segmenter import Segmenter
@@ -223,7 +223,7 @@ def command(
 
 
 def _markdown(record: Mapping[str, Any], page: str) -> str:
-    from cxrseg.benchmarks.harness.record import circumstances
+    from cxrseg.benchmarks.harness.legacy_record import circumstances
 
     settings, data = record["settings"], record["data"]
     return "\n\n".join(

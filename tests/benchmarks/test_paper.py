@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from cxrseg.benchmarks.harness.record import write_record
+from cxrseg.benchmarks.harness.legacy_record import write_record
 from cxrseg.benchmarks.paper import (
     COMMANDS,
     Outcome,

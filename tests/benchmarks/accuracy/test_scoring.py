@@ -27,7 +27,7 @@ from cxrseg.benchmarks.accuracy.scoring import (
     read_reference,
 )
 from cxrseg.benchmarks.accuracy.summary import MEASURES, summaries, summarize, worst
-from cxrseg.benchmarks.harness.samples import Case
+from cxrseg.benchmarks.harness.legacy_samples import Case
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import Side, labels_of
 from cxrseg.runtime.core.radiograph import Spacing

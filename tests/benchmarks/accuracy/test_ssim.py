@@ -15,7 +15,7 @@ from skimage.metrics import structural_similarity
 
 from cxrseg.benchmarks.accuracy.similarity import GRID, Similarity, reduced, similarity_map
 from cxrseg.benchmarks.accuracy.ssim import chosen
-from cxrseg.benchmarks.harness.samples import Case
+from cxrseg.benchmarks.harness.legacy_samples import Case
 from cxrseg.runtime.segmenter import Segmenter
 from helpers import phantoms
 

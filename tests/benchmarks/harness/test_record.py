@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from cxrseg.benchmarks.harness.record import (
+from cxrseg.benchmarks.harness.legacy_record import (
     check_output,
     command_line,
     cpu_model,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cxrseg.benchmarks.harness.samples import read_cases
+from cxrseg.benchmarks.harness.legacy_samples import read_cases
 from cxrseg.runtime.core.errors import CxrsegError
 
 

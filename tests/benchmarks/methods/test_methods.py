@@ -18,7 +18,7 @@ import torch
 
 from cxrseg.benchmarks.accuracy.metrics import dice
 from cxrseg.benchmarks.accuracy.scoring import score
-from cxrseg.benchmarks.harness.samples import Case
+from cxrseg.benchmarks.harness.legacy_samples import Case
 from cxrseg.benchmarks.methods.methods_scores import (
     Prompted,
     box_around,

@@ -97,13 +97,3 @@ def test_runs_without_a_log(tmp_path: Path) -> None:
     write_log(tmp_path / "stage1/metrics.csv", [(10, "many")])
     with pytest.raises(CxrsegError, match=r"metrics\.csv: is no log"):
         read_history(tmp_path)
-
-
-def test_missing_packages_are_named(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("cxrseg.benchmarks.harness.options.EXTRA", ("scipy", "no_such_package"))
-    for command in (["ranks", "x"], ["report", tmp_path], ["roofline"]):
-        done = bench(*command)
-        assert done.code == 1
-        assert 'no_such_package); pip install "cxrseg[bench]"' in done.err

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxrseg.benchmarks.harness.options import (
+from cxrseg.benchmarks.harness.legacy_options import (
     images_and_facts,
     output_option,
     protocol_option,
@@ -81,7 +81,7 @@ def read_reference(path: Path) -> Reference:
 
 def weights_table(rounding: Rounding) -> str:
     """Return the rounding of each layer's weights as an aligned Markdown table."""
-    from cxrseg.benchmarks.harness.record import table
+    from cxrseg.benchmarks.harness.legacy_record import table
 
     rows = [
         [
@@ -100,7 +100,7 @@ def weights_table(rounding: Rounding) -> str:
 
 def deciles_table(rounding: Rounding) -> str:
     """Return the errors by amplitude of the weights as an aligned Markdown table."""
-    from cxrseg.benchmarks.harness.record import table
+    from cxrseg.benchmarks.harness.legacy_record import table
 
     rows = [
         [str(number), f"{each.largest:.5f}", f"{each.mean:+.2e}", f"{each.rms:.2e}"]
@@ -111,7 +111,7 @@ def deciles_table(rounding: Rounding) -> str:
 
 def outputs_table(noise: Sequence[Noise]) -> str:
     """Return the noise of each layer's output as an aligned Markdown table."""
-    from cxrseg.benchmarks.harness.record import table
+    from cxrseg.benchmarks.harness.legacy_record import table
 
     rows = [
         [each.name, f"{each.signal:.4g}", f"{each.noise:.2e}", f"{each.sqnr:.1f}"] for each in noise
@@ -189,7 +189,7 @@ def command(
     require_bench("quantization-error")
     import onnx_ir as ir
 
-    from cxrseg.benchmarks.harness.record import (
+    from cxrseg.benchmarks.harness.legacy_record import (
         check_output,
         circumstances,
         command_line,

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from cxrseg.benchmarks.claims import claims
-from cxrseg.benchmarks.harness.figures import blank, drawing
-from cxrseg.benchmarks.harness.record import environment, now, table, write_record
-from cxrseg.benchmarks.harness.report import LONG, read_markdown
+from cxrseg.benchmarks.harness.plots import blank, plot
+from cxrseg.benchmarks.harness.record import environment, now, write_record
+from cxrseg.benchmarks.harness.result import Result, Table
+from cxrseg.benchmarks.report.claims import claims
+from cxrseg.benchmarks.report.page import LONG
 from helpers.page import Page
 from helpers.paths import REPO
 
@@ -21,15 +22,19 @@ RESULTS = REPO / "benchmarks/results"
 
 
 def record(
-    path: Path, benchmark: str = "ssim", rows: int = 2, shows_patients: bool = False, **data: Any
+    path: Path,
+    benchmark: str = "ssim",
+    rows: int = 2,
+    shows_patients: bool = False,
+    definitions: str = "",
 ) -> None:
     figure, axes = blank(3, 2)
     axes[0, 0].plot([1, 2])
-    facts = {"command": f"cxrseg-bench {benchmark}", "date": now(), **environment(), **data}
-    page = table(["images of", "n"], [[f"source {n}", str(n)] for n in range(rows)])
-    text = f"# {benchmark.title()}: results\n\n`{facts['command']}`\n\n{page}"
-    drawn = drawing(figure, "A line < a curve", shows_patients)
-    write_record(path, benchmark, facts, text, {"line": drawn})
+    line = plot("line", figure, "A line < a curve", shows_patients)
+    table = Table(["images of", "n"], [[f"source {n}", str(n)] for n in range(rows)])
+    result = Result("Results", {}, [table], [line], definitions)
+    facts = {"benchmark": benchmark, "command": f"cxrseg-bench {benchmark}", "date": now()}
+    write_record(path, {**facts, **environment()}, result)
 
 
 @pytest.fixture
@@ -84,23 +89,23 @@ def test_page_with_patients_says_so(bench: Bench, folder: Path) -> None:
 
 def test_text_of_a_record_is_text(bench: Bench, folder: Path) -> None:
     """Whoever wrote a record cannot put a script into the page, nor have a file read."""
-    record(folder / "ssim.json", definitions="<script>alert(1)</script>")
-    (folder / "ssim.md").write_text(
-        "# <script>x</script>\n\n<img src=http://a/b>\n\n[go](http://a) ![see](http://a/c.png)\n\n"
-        "![gone](x.svg)\n\n<https://a.b>\n"
-    )
-    stolen = folder.parent / "secret.svg"
-    stolen.write_text("<svg>secret</svg>")
+    script = "<script>alert(1)</script>"
+    record(folder / "ssim.json", definitions=script)
+    stolen = folder.parent / "secret.png"
+    stolen.write_bytes(b"secret")
     data = json.loads((folder / "ssim.json").read_text())
-    data["figures"] = [{"name": "../../secret", "caption": "x"}, {"name": "line", "caption": "<b>"}]
+    data["plots"] = [{"name": "../../secret", "caption": "x"}, {"name": "line", "caption": "<b>"}]
+    data["title"] = script
+    data["tables"][0] |= {"title": script, "note": "[go](http://a) <img src=http://a/b>"}
+    data["tables"][0]["rows"][0] = [script, "![see](http://a/c.png)"]
     (folder / "ssim.json").write_text(json.dumps(data))
     done = bench("report", folder)
     assert done.code == 0
-    assert done.err.count("error: ") == 1 and "figure left out" in done.err
+    assert done.err.count("error: ") == 1 and "the plot is left out" in done.err
     page = Page((folder / "report.html").read_text())
-    assert "script" not in page.tags and "b" not in page.tags
+    assert "script" not in page.tags and "b" not in page.tags and page.tags.count("img") == 1
     assert not [each for each in page.addresses if not each.startswith(("data:image/", "#"))]
-    assert "<script>alert(1)</script>" in page.text
+    assert page.text.count(script) == 4
     assert "Not shown:" in page.text
 
 
@@ -110,10 +115,14 @@ def test_damaged_results_cost_none_of_the_others(bench: Bench, folder: Path) -> 
     (folder / "foreign.json").write_text('{"program": "other"}')
     (folder / "image.json").write_text('{"program": "cxrseg 0.1.0", "areas": 1}')
     record(folder / "torn.json", "ranks")
-    (folder / "torn.md").unlink()
+    (folder / "torn-line.png").unlink()
+    record(folder / "odd.json", "ranks")
+    data = json.loads((folder / "odd.json").read_text())
+    (folder / "odd.json").write_text(json.dumps({**data, "tables": [{"rows": 3}]}))
     done = bench("report", folder)
     assert done.code == 0
-    assert sorted(re.findall(r"error: \S+/(\S+):", done.err)) == ["broken.json", "torn.md"]
+    named = sorted(re.findall(r"error: \S+/(\S+):", done.err))
+    assert named == ["broken.json", "odd.json", "torn-line.png"]
     text = Page((folder / "report.html").read_text()).text
     assert "source 1" in text and "broken.json" in text
 
@@ -136,14 +145,6 @@ def test_wrong_folders_and_pages(bench: Bench, folder: Path, tmp_path: Path) -> 
     for _ in range(2):
         assert bench("report", folder, "-o", again, "--title", "Ward 7 & 8").code == 0
     assert "Ward 7 & 8" in Page(again.read_text()).text
-
-
-def test_markdown_blocks() -> None:
-    text = "<!-- x -->\n# Title\n\n`command`\n\nSome *words*.\n\n| a | b |\n| - | -: |\n| 1 | 2 |\n"
-    title, blocks = read_markdown(text, ("`command`", ""))
-    assert title == "Title"
-    assert [block.rows for block in blocks] == [0, 1]
-    assert "<em>words</em>" in blocks[0].html and "<td" in blocks[1].html
 
 
 def test_claims_of_recorded_results() -> None:

@@ -1,0 +1,108 @@
+"""Running a benchmark: its command, the checks before it, its tables, its record."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cxrseg.benchmarks.harness.parameters import PATH, Options, parameters, words
+from cxrseg.benchmarks.harness.record import check_output, environment, now, write_record
+from cxrseg.benchmarks.harness.result import Result
+from cxrseg.runtime.terminal.console import FAILED, OK, echo
+
+Measure = Callable[[Any], Result]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark.
+
+    Attributes:
+        name: Name of the subcommand.
+        options: Dataclass of its options.
+        measure: From options to the result; its docstring is the command's help.
+        plots: Names of the plots that it may draw.
+    """
+
+    name: str
+    options: type[Options]
+    measure: Measure
+    plots: Sequence[str] = ()
+
+    @property
+    def command(self) -> click.Command:
+        """The click command."""
+        output = click.Option(
+            ["-o", "--output"],
+            metavar="FILE.json",
+            type=PATH,
+            help="Write the result there, its plots beside it as FILE-*.png, and figures of each"
+            " image as FILE-images.json.",
+        )
+        return click.Command(
+            self.name,
+            params=[*parameters(self.options), output],
+            callback=self._called,
+            help=self.measure.__doc__,
+        )
+
+    def _called(self, output: Path | None, **values: Any) -> int:
+        result = run(self, self.options(**values), output)
+        return OK if result.passed else FAILED
+
+
+def benchmark(
+    name: str, options: type[Options], plots: Sequence[str] = ()
+) -> Callable[[Measure], Benchmark]:
+    """Decorate the function that measures; arguments as in `Benchmark`."""
+    return lambda measure: Benchmark(name, options, measure, plots)
+
+
+def command_line(benchmark: Benchmark, options: Options) -> str:
+    """Return the command line that repeats a run, paths cut down to their file names."""
+    return shlex.join(["cxrseg-bench", benchmark.name, *words(options)])
+
+
+def run(
+    benchmark: Benchmark,
+    options: Options,
+    output: Path | None = None,
+    show: Callable[[str], None] = echo,
+) -> Result:
+    """Run a benchmark, show its tables and write its record.
+
+    Args:
+        benchmark: The benchmark.
+        options: Its options.
+        output: The JSON file to write; None = none.
+        show: Takes each line that is printed.
+
+    Raises:
+        CxrsegError: The output cannot be written, which is checked before the work, or the
+            benchmark fails.
+    """
+    if output is not None:
+        check_output(output, benchmark.plots)
+    facts = {
+        "benchmark": benchmark.name,
+        "command": command_line(benchmark, options),
+        "date": now(),
+        **environment(),
+    }
+    if hasattr(options, "seed"):
+        facts["seed"] = options.seed
+    result = benchmark.measure(options)
+    text = "\n\n".join([result.title, *(table.to_text() for table in result.tables)])
+    for line in text.split("\n"):
+        show(line)
+    if output is not None:
+        files = write_record(output, facts, result)
+        patients = any(plot.shows_patients for plot in result.plots)
+        warning = " (shows images of patients)" if patients else ""
+        show(f"written: {', '.join(map(str, files))}{warning}")
+    return result
