@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import Any, NoReturn
 
 import click
 
 from cxrseg.export.extra import require_export
 from cxrseg.runtime.terminal.console import echo, run_command
+
+
+def _say(command: str, text: str) -> None:
+    echo(f"{command}: {text} ...", err=True)
 
 
 @click.command(
@@ -67,16 +72,7 @@ from cxrseg.runtime.terminal.console import echo, run_command
     help="Terms of the weights, for the model card in the file.",
 )
 @click.version_option(package_name="cxrseg", prog_name="cxrseg-export")
-def command(
-    checkpoint: Path,
-    output: Path | None,
-    profile: str,
-    precision: str,
-    verify_images: Path | None,
-    keep_fp16: tuple[str, ...],
-    weight_bits: str | None,
-    license_note: str,
-) -> None:
+def command(checkpoint: Path, output: Path | None, weight_bits: str | None, **chosen: Any) -> None:
     """Turn CHECKPOINT, a model.ckpt of cxrseg-train, into one ONNX file for cxrseg-run.
 
     Adapters are merged, weights become int8, and the file is verified before it is written: each
@@ -91,24 +87,17 @@ def command(
       cxrseg-export runs/ward7/model.ckpt -o ward7.onnx --verify-images xrays/val/images
     """
     require_export("cxrseg-export")
-    if precision == "fp32" and (keep_fp16 or weight_bits or profile == "gpu"):
+    only_int8 = weight_bits or chosen["keep_fp16"] or chosen["profile"] == "gpu"
+    if chosen["precision"] == "fp32" and only_int8:
         raise click.UsageError("--precision fp32 takes no --profile, --keep-fp16, --weight-bits")
     echo("cxrseg-export: loading ...", err=True)
-    from cxrseg.export.graph.compile import Precision, Profile
-    from cxrseg.export.pipeline import export, table
+    from cxrseg.export.pipeline import ExportOptions, export
+    from cxrseg.export.report import table
 
     output = output or checkpoint.with_suffix(".onnx")
-    report = export(
-        checkpoint,
-        output,
-        cast(Profile, profile),
-        cast(Precision, precision),
-        verify_images,
-        keep_fp16,
-        None if weight_bits is None else int(weight_bits),
-        license_note,
-        say=lambda text: echo(f"cxrseg-export: {text} ...", err=True),
-    )
+    options = ExportOptions(weight_bits=None if weight_bits is None else int(weight_bits), **chosen)
+    say = partial(_say, "cxrseg-export")
+    report = export(checkpoint, output, options, say)
     for line in table(report).splitlines():
         click.echo(line)
     echo(f"wrote {' and '.join(map(str, report.files))}")
@@ -149,9 +138,9 @@ def recover_command(model: Path | None, output: Path, verify_images: Path | None
     require_export("cxrseg-recover")
     echo("cxrseg-recover: loading ...", err=True)
     from cxrseg.export.graph.files import require_place
-    from cxrseg.export.pipeline import verification_images
     from cxrseg.export.recover import recover
     from cxrseg.export.verify.agreement import DRAWN_IMAGES, SAME_WEIGHTS
+    from cxrseg.export.verify.images import verification_images
     from cxrseg.runtime.models import default_model
 
     source = model or default_model()
@@ -161,7 +150,7 @@ def recover_command(model: Path | None, output: Path, verify_images: Path | None
         source,
         output,
         radiographs,
-        say=lambda text: echo(f"cxrseg-recover: {text} ...", err=True),
+        say=partial(_say, "cxrseg-recover"),
         limits=DRAWN_IMAGES if verify_images is None else SAME_WEIGHTS,
     )
     echo(f"agreement   {found.mean:.6f} of pixels, worst image {found.worst:.6f}")

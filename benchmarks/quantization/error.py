@@ -202,7 +202,7 @@ def command(
     from cxrseg.benchmarks.quantization.layers import output_noise, pair_layers
     from cxrseg.benchmarks.quantization.quantization_figures import draw_outputs, draw_weights
     from cxrseg.benchmarks.quantization.rounding import findings, rounding_of
-    from cxrseg.export.pipeline import verification_images
+    from cxrseg.export.verify.images import verification_images
     from cxrseg.runtime.core.preprocess import preprocess
     from cxrseg.runtime.inference.session import default_threads, load_model
     from cxrseg.runtime.readers import read

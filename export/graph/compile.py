@@ -17,6 +17,7 @@ from onnx_ir.passes.common import (
 )
 
 from cxrseg.export.graph.files import serialized_size
+from cxrseg.export.graph.fuse import Shipped, float_twin
 from cxrseg.export.graph.passes import (
     compute_fp16,
     fold_biases,
@@ -25,7 +26,6 @@ from cxrseg.export.graph.passes import (
     shrink_constants,
     store_fp16,
 )
-from cxrseg.export.graph.trace import Shipped, float_twin
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.model_card import METADATA_KEY, ModelCard
 from cxrseg.runtime.core.version import package_version

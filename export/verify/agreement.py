@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -61,31 +60,6 @@ class Agreement:
     worst: float
     images: int
     with_lungs: int
-
-
-def synthetic_radiographs(count: int, seed: int = 0) -> list[NDArray[np.float32]]:
-    """Draw simple chests, for a verification without patient data.
-
-    Two dark lungs beside a bright middle, with ribs, gradients and noise; not for training.
-
-    Returns:
-        float32 [256, 256] images in [0, 1].
-    """
-    rng = np.random.default_rng(seed)
-    side = 256
-    y, x = np.mgrid[:side, :side] / side
-    images = []
-    for _ in range(count):
-        image = 0.7 + 0.2 * rng.normal() * (y - 0.5) + 0.05 * np.sin(40 * y + 6 * np.abs(x - 0.5))
-        for middle in (0.3, 0.7):
-            cx, cy = middle + 0.02 * rng.normal(), 0.45 + 0.03 * rng.normal()
-            width, height = rng.uniform(0.12, 0.17), rng.uniform(0.26, 0.34)
-            inside = ((x - cx) / width) ** 2 + ((y - cy) / height) ** 2
-            image -= 0.45 / (1 + np.exp(12 * (inside - 1)))
-        noise = cv2.GaussianBlur(rng.normal(size=(side, side)), (0, 0), 2)
-        image += rng.uniform(0.02, 0.06) * noise
-        images.append(np.clip(image, 0, 1).astype(np.float32))
-    return images
 
 
 def masks_of(

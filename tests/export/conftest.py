@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from numpy.typing import NDArray
 
-from cxrseg.export import pipeline as exporting
 from cxrseg.export.graph import compile as compiling
-from cxrseg.export.graph.trace import Shipped
-from cxrseg.export.pipeline import Report
+from cxrseg.export.graph.fuse import Shipped
+from cxrseg.export.pipeline import ExportOptions
+from cxrseg.export.pipeline import export as run_export
+from cxrseg.export.report import Report
+from cxrseg.export.verify.images import synthetic_radiographs
 from cxrseg.trainer.adapt.quantizers import QuantizedWeight
 
 Export = Callable[..., Report]
@@ -39,7 +44,7 @@ def export(fine_run: Path, phantom_data: Path) -> Iterator[Export]:
 
     def run(output: Path, checkpoint: Path = fine_run / "model.ckpt", **options: object) -> Report:
         options.setdefault("verify_images", phantom_data / "val/images")
-        return exporting.export(checkpoint, output, **options)  # type: ignore[arg-type]
+        return run_export(checkpoint, output, ExportOptions(**options))  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiling, "trace", trace_once)
@@ -62,3 +67,10 @@ def gpu(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Report:
 def fp32(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Report:
     """Return the export in floating point."""
     return export(tmp_path_factory.mktemp("fp32") / "model.onnx", precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def batch() -> NDArray[np.float32]:
+    """Return a drawn chest as the nano model takes it, float32 [1, 1, 96, 96]."""
+    image = cv2.resize(synthetic_radiographs(1)[0], (96, 96))
+    return np.asarray(image, np.float32)[None, None]

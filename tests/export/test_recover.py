@@ -13,10 +13,11 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 
 from cxrseg.export.cli import recover_command
-from cxrseg.export.pipeline import Report, verification_images
 from cxrseg.export.recover import frequencies, recover
+from cxrseg.export.report import Report
 from cxrseg.export.verify.agreement import compare
 from cxrseg.export.verify.backends import onnx_backend, torch_backend
+from cxrseg.export.verify.images import verification_images
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.models import default_model
 from cxrseg.trainer.fit.checkpoint import load

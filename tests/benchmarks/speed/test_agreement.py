@@ -23,7 +23,7 @@ from cxrseg.benchmarks.speed.agreement import (
     placement,
     provider_backend,
 )
-from cxrseg.export import pipeline as exporting
+from cxrseg.export.pipeline import ExportOptions, export
 from cxrseg.export.verify import agreement as compare
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.inference import session as runtime_session
@@ -49,7 +49,7 @@ def few_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 def exported(fine_run: Path, phantom_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the INT8 file of the nano model."""
     path = tmp_path_factory.mktemp("exported") / "nano.onnx"
-    exporting.export(fine_run / "model.ckpt", path, verify_images=phantom_data / "val/images")
+    export(fine_run / "model.ckpt", path, ExportOptions(verify_images=phantom_data / "val/images"))
     return path
 
 
