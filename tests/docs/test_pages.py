@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from cxrseg.runtime import Segmenter, read
 from cxrseg.runtime.quality.rules import RULES, Rule
+from cxrseg.runtime.writers.report import make_report
+from cxrseg.runtime.writers.tables import COLUMNS
 from helpers.paths import REPO
+from helpers.patient import xray
 
 DOCS = REPO / "docs"
 README = REPO / "README.md"
@@ -21,6 +25,19 @@ def first_cells(page: str, heading: str) -> list[str]:
     section = (DOCS / page).read_text(encoding="utf-8").split(f"\n## {heading}\n")[1]
     rows = re.findall(r"^\| *(`.*?) \|", section.split("\n## ")[0], re.MULTILINE)
     return [code for cell in rows for code in re.findall(r"`(\w+)`", cell)]
+
+
+def test_page_explains_every_field_of_a_report(tmp_path: Path) -> None:
+    xray(tmp_path / "x.dcm")
+    radiograph = read(tmp_path / "x.dcm")
+    report = make_report(
+        Segmenter(device="cpu").segment(radiograph), radiograph, "x.dcm", ("json", "seg")
+    )
+    assert first_cells("output.md", "The JSON report") == list(report)
+
+
+def test_page_explains_every_column_of_the_table() -> None:
+    assert first_cells("output.md", "The table") == list(COLUMNS)
 
 
 def test_page_explains_every_flag() -> None:
