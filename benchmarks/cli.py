@@ -28,7 +28,6 @@ SUBCOMMANDS = {
     ),
     "ranks": ("quantization.ranks", "Show where AdaLoRA spent its budget."),
     "labels": ("accuracy.labels", "old"),
-    "tradeoff": ("speed.tradeoff", "old"),
     "quality": ("quality.quality", "Count how often images are flagged."),
     "quality-fit": ("quality.quality_fit", "Fit the limits of the flags to a model."),
     "methods": ("methods.methods", "Train and compare methods on the same images."),
