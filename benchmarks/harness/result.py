@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tabulate import tabulate
-
 
 @dataclass(frozen=True)
 class Table:
@@ -27,6 +25,9 @@ class Table:
 
     def to_text(self) -> str:
         """Return the table as aligned text that is Markdown, too."""
+        # Imported here, so that --help needs no extra.
+        from tabulate import tabulate
+
         aligned = ("left", *("right" for _ in self.header[1:]))
         table = tabulate(
             [[cell.replace("|", "\\|") for cell in row] for row in self.rows],
