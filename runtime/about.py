@@ -15,6 +15,7 @@ from cxrseg.runtime.core.labels import LABELS, PROTOCOLS
 from cxrseg.runtime.core.model_card import INTENDED_USE
 from cxrseg.runtime.core.version import package_version
 from cxrseg.runtime.inference.session import LoadedModel, default_threads, load_model
+from cxrseg.runtime.quality.reference import read_reference
 
 CODE_LICENSE = "Apache-2.0"
 """License of cxrseg's code; the weights have their own terms, told by the model card."""
@@ -119,6 +120,12 @@ def _model(path: Path, loaded: LoadedModel) -> Iterator[Fact]:
     )
     counts = Counter(card.precision.values())
     yield "precision", ", ".join(f"{name}: {n} layers" for name, n in sorted(counts.items()))
+    reference = read_reference(loaded.reference, path)
+    if reference is None:
+        yield "quality", "no reference: only the flags that need none are raised"
+    else:
+        covered = ", ".join(reference.protocols)
+        yield "quality", f"reference of {reference.images} images, protocols {covered}"
 
 
 def _terms(path: Path, loaded: LoadedModel) -> Iterator[Fact]:

@@ -82,7 +82,13 @@ _many, _watching = _option("Many images"), _option("Watching folders")
     "--strict",
     is_flag=True,
     help="Write nothing for an image with a flag (a reason to doubt its result), and end with exit"
-    " code 3. Files of an earlier run stay.",
+    " code 3. Files of an earlier run stay. A model without a quality reference is refused.",
+)
+@_results(
+    "--allow-unassessed",
+    is_flag=True,
+    help="With --strict: take a model without a quality reference. Only the flags that need none"
+    " are raised then.",
 )
 @_results(
     "--csv",

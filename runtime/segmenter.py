@@ -23,7 +23,8 @@ from cxrseg.runtime.inference.devices import AUTO, PROVIDERS
 from cxrseg.runtime.inference.postprocess import clean_components, label_mask, upsample
 from cxrseg.runtime.inference.session import LoadedModel, Loading
 from cxrseg.runtime.models import default_model
-from cxrseg.runtime.quality.assess import assess
+from cxrseg.runtime.quality.assess import assess, not_assessed
+from cxrseg.runtime.quality.reference import read_reference
 from cxrseg.runtime.readers.reading import read
 
 
@@ -65,8 +66,10 @@ class Segmenter:
             offered = [name for name in PROTOCOLS if {x.name for x in labels_of(name)} & {*names}]
             cause = f"the model {self.path} was not trained for this protocol"
             raise CxrsegError(f"--protocol {protocol}", cause, f"it offers {', '.join(offered)}")
+        self.reference = read_reference(self.model.reference, self.path)
+        self.not_assessed = not_assessed(self.reference, self.labels)
         self._channels = [names.index(label.name) for label in self.labels]
-        self._beside: dict[Protocol, list[int]] = {
+        self._others: dict[Protocol, list[int]] = {
             other: [names.index(label.name) for label in labels_of(other)]
             for other in PROTOCOLS
             if other != protocol and {x.name for x in labels_of(other)} <= {*names}
@@ -133,10 +136,13 @@ class Segmenter:
             for i, label in enumerate(self.labels)
         }
         shares = {name: pixels / mask.size for name, pixels in area.items()}
-        beside = {
-            x: clean_components(logits[rows], labels_of(x)) for x, rows in self._beside.items()
+        others = {
+            x: clean_components(logits[rows], labels_of(x)) for x, rows in self._others.items()
         }
-        flags = assess(upright, tidied, self.labels, shares, radiograph.flags, beside)
+        flags = radiograph.flags + assess(
+            upright, tidied, self.labels, shares, self.reference, radiograph.flags, others
+        )
+        raised = {flag.code for flag in flags}
         timings["postprocess"] = _since(start)
 
         spacing = radiograph.spacing
@@ -147,7 +153,8 @@ class Segmenter:
             probability=probability,
             area_px=area,
             area_mm2=None if pixel is None else {name: n * pixel for name, n in area.items()},
-            flags=radiograph.flags + flags,
+            flags=flags,
+            not_assessed=tuple(code for code in self.not_assessed if code not in raised),
             model=self.model.card.name,
             model_version=self.model.card.version,
             model_sha256=self.model.sha256,

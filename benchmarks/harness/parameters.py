@@ -67,10 +67,9 @@ def parameters(options: type[Options]) -> Iterator[click.Parameter]:
 def words(options: Options) -> Iterator[str]:
     """Give the words of the command line that stands for options, without those at defaults.
 
-    Arguments come first. Paths are cut down to their file names: a record tells nothing of the
-    machine.
+    Paths are cut down to their file names: a record tells nothing of the machine.
     """
-    for each in sorted(fields(options), key=_is_option):
+    for each in fields(options):
         flags, settings = each.metadata[_PARAMETER]
         value = getattr(options, each.name)
         if value is None or value == each.default:
@@ -88,7 +87,3 @@ def changed(options: Options, *names: str) -> list[str]:
     """Return those of the named fields that are not at their defaults."""
     defaults = {each.name: each.default for each in fields(options)}
     return [name for name in names if getattr(options, name) != defaults[name]]
-
-
-def _is_option(each: Field[Any]) -> bool:
-    return bool(each.metadata[_PARAMETER][0])

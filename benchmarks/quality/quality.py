@@ -293,8 +293,8 @@ def command(
             "provider": loaded.provider,
             "threads": threads or default_threads(),
             "protocol": protocol,
-            "thresholds": thresholds(protocol),
-            "fitted_to_model": _fitted_to(),
+            "thresholds": thresholds(segmenter),
+            "not_assessed": list(segmenter.not_assessed),
         },
         "data": {
             "csv": data.name,
@@ -317,17 +317,20 @@ def command(
     echo(f"written: {output}, {output.with_suffix('.md')}")
 
 
-def thresholds(protocol: Protocol) -> dict[str, float]:
-    """Return name -> limit of each rule of the runtime."""
-    from cxrseg.runtime.quality.rules import limits
+def thresholds(segmenter: Segmenter) -> dict[str, float]:
+    """Return name -> limit of each rule that the segmenter judges."""
+    from cxrseg.runtime.quality.assess import judged_protocol
+    from cxrseg.runtime.quality.rules import RULES
 
-    return {name: round(float(value), 4) for name, value in limits(protocol).items()}
-
-
-def _fitted_to() -> str:
-    from cxrseg.runtime.quality.reference import MODEL
-
-    return MODEL
+    reference, labels = segmenter.reference, segmenter.labels
+    protocol = judged_protocol(reference, labels)
+    fitted = {} if reference is None or protocol is None else reference.limits[protocol]
+    lacking = {*segmenter.not_assessed}
+    return {
+        name: round(float(fitted.get(name, rule.limit)), 4)
+        for name, rule in RULES.items()
+        if rule.code not in lacking
+    }
 
 
 def _markdown(title: str, record: Mapping[str, Any], tables: Sequence[str]) -> str:

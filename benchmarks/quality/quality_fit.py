@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,29 +17,13 @@ from cxrseg.benchmarks.harness.legacy_options import (
     threads_option,
     where_option,
 )
-from cxrseg.benchmarks.quality.quality import good_images
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.terminal.console import echo, watched
 
 if TYPE_CHECKING:
-    from cxrseg.benchmarks.harness.legacy_samples import Case
-    from cxrseg.benchmarks.quality.reference_fit import Fit
+    from cxrseg.export.reference.fit import Fit
 
 _PATH = click.Path(path_type=Path)
-_SPLITS = ("train", "val")
-
-
-def _cases(data: Path, where: Sequence[tuple[str, str]], limit: int | None) -> list[Case]:
-    found: list[Case] = []
-    errors = []
-    for split in _SPLITS:
-        try:
-            found += good_images(data, split, where, limit)
-        except CxrsegError as error:
-            errors.append(error)
-    if not found:
-        raise errors[0]
-    return found
 
 
 @click.command("quality-fit")
@@ -69,13 +53,11 @@ def _cases(data: Path, where: Sequence[tuple[str, str]], limit: int | None) -> l
     " images may be flagged more often. Repeat for more.",
 )
 @click.option(
-    "--table",
-    "table_file",
-    metavar="FILE.py",
+    "--write-model",
+    "written",
+    metavar="FILE.onnx",
     type=_PATH,
-    default=Path("runtime/quality_norms.py"),
-    show_default=True,
-    help="Where to write what the runtime reads.",
+    help="Write a copy of the model with the reference inside; may be MODEL itself.",
 )
 @output_option
 @device_option
@@ -96,13 +78,13 @@ def command(
     where: tuple[str, ...],
     suspects: tuple[Path, ...],
     poor: tuple[str, ...],
-    table_file: Path,
+    written: Path | None,
     output: Path | None,
     device: str,
     threads: int | None,
     limit: int,
 ) -> None:
-    """Fit the runtime's quality flags to a model, when another one ships.
+    """Fit the quality reference of a model, and write it into the model file.
 
     MODEL is a file written by cxrseg-export; by default the one that ships with cxrseg. What is
     usual is fitted to the good images, and each limit is set so that it flags at most 0.3 % of
@@ -110,9 +92,9 @@ def command(
     between good and suspect ones and flags 95 % of the suspect ones at least.
 
     \b
-    In a checkout, a few minutes; then look at the false alarms on test images:
-      cxrseg-bench quality-fit --data pairs.csv --suspect lateral/ --poor covid_v7
-      cxrseg-bench quality --data pairs.csv --suspect lateral/
+    A few minutes; then look at the false alarms on test images:
+      cxrseg-bench quality-fit ward7.onnx --data pairs.csv --suspect lateral/ --write-model new.onnx
+      cxrseg-bench quality new.onnx --data pairs.csv --suspect lateral/
     """
     # Imported here, so that --help answers at once.
     from cxrseg.benchmarks.harness.legacy_record import (
@@ -123,34 +105,42 @@ def command(
         now,
         write_record,
     )
-    from cxrseg.benchmarks.quality.reference_fit import check_table, fit, gather, write_table
+    from cxrseg.export.reference.attach import attach
+    from cxrseg.export.reference.fit import fit
+    from cxrseg.export.reference.images import FITTED_SPLITS, SourceImage, read_images
+    from cxrseg.export.reference.observe import observe
     from cxrseg.runtime.inference.session import load_model
     from cxrseg.runtime.models import default_model
     from cxrseg.runtime.readers import find_images
 
-    check_table(table_file)
     if output is not None:
         check_output(output)
-    cases = _cases(data, columns_and_values(where), limit)
-    unknown = {*poor} - {case.row.get("source") or "images" for case in cases}
+    terms: dict[str, list[str]] = {}
+    for column, value in columns_and_values(where):
+        terms.setdefault(column, []).append(value)
+    images = read_images(data, where=terms, limit=limit)
+    unknown = {*poor} - {image.source for image in images}
     if unknown:
         remedy = "name a value of the column source"
         raise CxrsegError("--poor", f"no image has the source {min(unknown)!r}", remedy)
-    odd = list(find_images(suspects)) if suspects else []
+    odd = [
+        SourceImage(found.name, found, found.parent.name, found.name)
+        for found in (find_images(suspects) if suspects else ())
+    ]
     path = default_model() if model is None else model
     loaded = load_model(path, device, threads)
 
     date = now()
-    echo(f"cxrseg-bench: fitting to {len(cases)} images ...", err=True)
-    gathered = list(watched(gather(loaded, cases, odd), len(cases) + len(odd)))
-    good = [sample for sample, suspect in gathered if not suspect]
-    fitted = fit(loaded, good, [sample for sample, suspect in gathered if suspect], poor)
-    write_table(table_file, fitted.text)
-    title = f"{path.name} on {data.name}, splits {' and '.join(_SPLITS)}"
+    echo(f"cxrseg-bench: fitting to {len(images)} images ...", err=True)
+    good = list(watched(observe(loaded, images), len(images)))
+    fitted = fit(good, list(watched(observe(loaded, odd), len(odd))), poor)
+    if written is not None:
+        attach(fitted.reference, path, written)
+        echo(f"written: {written}")
+    title = f"{path.name} on {data.name}, splits {' and '.join(FITTED_SPLITS)}"
     tables = _tables(fitted)
     for line in "\n\n".join([title, *tables]).split("\n"):
         echo(line)
-    echo(f"written: {table_file}")
     if output is None:
         return
     record: dict[str, Any] = {
@@ -167,12 +157,12 @@ def command(
         },
         "definitions": DEFINITIONS,
         "limits": {
-            protocol: {name: asdict(limit) for name, limit in named.items()}
-            for protocol, named in fitted.limits.items()
+            protocol: {name: asdict(threshold) for name, threshold in found.thresholds.items()}
+            for protocol, found in fitted.protocols.items()
         },
-        "alarms": fitted.alarms,
-        "mirrored": fitted.mirrored,
-        "caught": fitted.caught,
+        "alarms": {protocol: found.alarms for protocol, found in fitted.protocols.items()},
+        "mirrored": {protocol: found.mirrored for protocol, found in fitted.protocols.items()},
+        "caught": {x: found.caught for x, found in fitted.protocols.items() if found.caught},
     }
     page = [
         f"# Fit of the quality flags: {title}",
@@ -198,8 +188,8 @@ def _tables(fitted: Fit) -> list[str]:
     from cxrseg.benchmarks.harness.legacy_record import table
 
     out = []
-    for protocol, limits in fitted.limits.items():
-        alarms = fitted.alarms[protocol]
+    for protocol, fit in fitted.protocols.items():
+        alarms = fit.alarms
         rows = [
             [
                 name,
@@ -208,22 +198,22 @@ def _tables(fitted: Fit) -> list[str]:
                 "" if limit.suspect is None else f"{limit.suspect:.3g}",
                 *(f"{100 * found[name]:.2f} %" for found in alarms.values()),
             ]
-            for name, limit in limits.items()
+            for name, limit in fit.thresholds.items()
         ]
         either = [f"{100 * found['any']:.2f} %" for found in alarms.values()]
         counts = [f"{found['images']:.0f}" for found in alarms.values()]
-        turned = [f"{100 * share:.1f} %" for share in fitted.mirrored[protocol].values()]
+        turned = [f"{100 * share:.1f} %" for share in fit.mirrored.values()]
         rows += [["any", "", "", "", *either], ["if mirrored", "", "", "", *turned]]
         rows += [["images", "", "", "", *counts]]
         header = [f"protocol {protocol}", "limit", "good reach", "least suspect", *alarms]
         out.append(table(header, rows))
-        if protocol in fitted.caught:
-            out.append(_sentence(fitted.caught[protocol]))
+        if fit.caught:
+            out.append(_sentence(fit.caught))
     return out
 
 
 def _sentence(caught: Mapping[str, float]) -> str:
     return (
-        f"Suspect images with two lungs: {caught['images']:.0f}; flagged as strange "
+        f"Suspect images with two lungs: {caught['images']:.0f}; flagged as out of distribution "
         f"{100 * caught['flagged']:.1f} %, left out {100 * caught['without']:.1f} %."
     )

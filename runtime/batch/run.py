@@ -41,6 +41,7 @@ class RunOptions:
     formats: tuple[Format, ...]
     deidentify: bool
     strict: bool
+    allow_unassessed: bool
     csv: Path | None
     jsonl: Path | None
     model: Path | None
@@ -76,6 +77,8 @@ class RunOptions:
         if self.settings.resume and "json" not in self.formats:
             option = "--watch" if self.watch else "--skip-existing"
             raise click.UsageError(f"{option} looks into the JSON reports: add json to --format")
+        if self.allow_unassessed and not self.strict:
+            raise click.UsageError("--allow-unassessed is about --strict")
         if self.csv is not None and self.csv == self.jsonl:
             raise click.UsageError("--csv and --jsonl name the same file")
 
@@ -127,12 +130,33 @@ def run(options: RunOptions) -> int:
     if images == 1 and not settings.resume:
         jobs = [process.read_ahead(job) for job in jobs]
     segmenter = Segmenter(loading, protocol=options.protocol)
+    _tell_not_assessed(segmenter, refuse=options.strict and not options.allow_unassessed)
     gc.enable()
     if options.output is not None:
         prepare_folder(options.output)
     if options.watch:
         return _tell(options, _watched(options, segmenter, count))
     return _tell(options, workers.process_all(jobs, segmenter, settings, count), len(jobs))
+
+
+def _tell_not_assessed(segmenter: Segmenter, refuse: bool) -> None:
+    """Say once which flags cannot be judged for want of a quality reference, or refuse the model.
+
+    Raises:
+        CxrsegError: There are such flags, and `refuse` is true.
+    """
+    if not segmenter.not_assessed:
+        return
+    lacks = f"has no quality reference for protocol {segmenter.labels[0].protocol}"
+    codes = ", ".join(segmenter.not_assessed)
+    if refuse:
+        remedy = "fit one with cxrseg-bench quality-fit or cxrseg-export --quality-data"
+        raise CxrsegError(
+            segmenter.path,
+            f"{lacks}, so --strict cannot judge {codes}",
+            f"{remedy}, or add --allow-unassessed",
+        )
+    echo(f"{segmenter.path}: {lacks}; not assessed: {codes}", err=True)
 
 
 def _watched(options: RunOptions, segmenter: Segmenter, count: int) -> Outcomes:

@@ -12,6 +12,10 @@ from cxrseg.runtime.core.preprocess import Preprocessing
 METADATA_KEY = "cxrseg"
 """Key of the card in the ONNX file's ``metadata_props``."""
 
+REFERENCE_KEY = "cxrseg.reference"
+"""Key of the quality reference there, JSON as `cxrseg.runtime.quality.reference` reads it; a model
+may have none."""
+
 FORMAT_VERSION = 1
 """Version of the model file's contract; a runtime refuses a newer one."""
 

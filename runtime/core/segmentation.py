@@ -28,6 +28,8 @@ class Segmentation:
         model_version: Version of the model.
         model_sha256: SHA-256 of the model file, lower-case hex.
         provider: ONNX Runtime's execution provider that ran it.
+        not_assessed: Codes of the flags that could not be judged, because the model has no quality
+            reference, or none of this protocol; empty if all were.
         spacing: Pixel spacing, or None.
         timings: Step -> duration in ms.
         provenance: Facts of the reading, from the radiograph.
@@ -43,6 +45,7 @@ class Segmentation:
     model_version: str
     model_sha256: str
     provider: str
+    not_assessed: tuple[str, ...] = ()
     spacing: Spacing | None = None
     timings: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, str | int | float] = field(default_factory=dict)
@@ -74,6 +77,7 @@ class Segmentation:
                 for label in self.labels
             ],
             "flags": [asdict(flag) for flag in self.flags],
+            "not_assessed": list(self.not_assessed),
             "model": {
                 "name": self.model,
                 "version": self.model_version,

@@ -9,7 +9,7 @@ from threading import Event, Thread
 from typing import Any
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.model_card import METADATA_KEY, ModelCard
+from cxrseg.runtime.core.model_card import METADATA_KEY, REFERENCE_KEY, ModelCard
 from cxrseg.runtime.inference.devices import AUTO, AUTO_ORDER, PROVIDERS
 
 MAX_MODEL_BYTES = 2_000_000_000
@@ -43,6 +43,7 @@ class LoadedModel:
         provider: The execution provider that runs it.
         input_name: Name of the input, float32 [N, 1, S, S] in [0, 1].
         output_name: Name of the output, float32 [N, C, S/4, S/4], C = number of labels.
+        reference: The quality reference as JSON, not checked yet; None where the file has none.
     """
 
     session: Any
@@ -51,6 +52,7 @@ class LoadedModel:
     provider: str
     input_name: str = INPUT
     output_name: str = OUTPUT
+    reference: str | None = None
 
 
 def available_devices() -> tuple[str, ...]:
@@ -143,7 +145,8 @@ class Loading:
         if not isinstance(self._outcome, tuple):
             raise self._outcome or RuntimeError("loading was cut short")
         session, card, provider = self._outcome
-        return LoadedModel(session, card, sha256, provider)
+        reference = session.get_modelmeta().custom_metadata_map.get(REFERENCE_KEY)
+        return LoadedModel(session, card, sha256, provider, reference=reference)
 
     def _load(self) -> None:
         try:

@@ -1,11 +1,10 @@
 """When not to trust a mask: flags from the look of an image and the shape of its lungs.
 
 Two distances carry most of it, both Mahalanobis distances ("On the generalised distance in
-statistics", 1936) to frontal chest X-rays on which the model was trained: that of a thumbnail, in
+statistics", 1936) to frontal chest X-rays that the model segments well: that of a thumbnail, in
 each way that it can lie, and that of the size, place and form of both lungs. They are measured in
-standard deviations of those X-rays, so they keep their meaning when the model is replaced. What
-they compare with is in `quality_norms`, which ``cxrseg-bench quality-fit`` writes anew, together
-with the limits of all that depends on the model's outlines. All rules are in `quality_table`.
+standard deviations of those X-rays, which the model file holds as its quality reference, together
+with the limits of all that depends on the model's outlines. All rules are in `rules`.
 
 ``cxrseg-bench quality`` tells how often each flag is raised.
 """
@@ -13,30 +12,27 @@ with the limits of all that depends on the model's outlines. All rules are in `q
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxrseg.runtime.core.flags import Flag
-from cxrseg.runtime.core.labels import PROTOCOLS, Label, Protocol, labels_of
+from cxrseg.runtime.core.labels import Label, Protocol, labels_of
 from cxrseg.runtime.core.preprocess import resize
 from cxrseg.runtime.inference.postprocess import label_mask
-from cxrseg.runtime.quality import reference as quality_norms
 from cxrseg.runtime.quality.features import (
     GRID,
     PARTS,
-    Normal,
-    asymmetry,
     cut_off,
     grid_logits,
     mirrored_shape,
-    oddity,
     shape,
     thumbnail,
     uncertainty,
 )
-from cxrseg.runtime.quality.rules import RULES, judge, limits
+from cxrseg.runtime.quality.gaussian import Gaussian
+from cxrseg.runtime.quality.reference import Reference
+from cxrseg.runtime.quality.rules import RULES, Need, judge
 from cxrseg.runtime.readers.polarity import INVERTED, polarity
 
 TWICE_GAIN = 2.0
@@ -55,17 +51,26 @@ Cells = NDArray[np.float64]
 Shape = NDArray[np.float64]
 
 
-@cache
-def usual(name: str) -> Normal:
-    """Return what is usual: ``look`` for thumbnails, a protocol for the shape of its lungs."""
-    return Normal.from_text(quality_norms.NORMALS[name])
+def judged_protocol(reference: Reference | None, labels: Sequence[Label]) -> Protocol | None:
+    """Return the protocol of `labels` where the reference can judge their outlines, else None."""
+    protocol = labels[0].protocol
+    known = reference is not None and protocol in reference.protocols
+    return protocol if known and tuple(labels) == labels_of(protocol) else None
 
 
-@cache
-def mirror_weights(protocols: tuple[Protocol, ...]) -> NDArray[np.float64] | None:
-    """Return the weights of `asymmetry` under these protocols; None if there are none fitted."""
-    text = quality_norms.MIRROR.get(" ".join(protocols))
-    return None if text is None else np.array(text.split(), np.float64)
+def not_assessed(reference: Reference | None, labels: Sequence[Label]) -> tuple[str, ...]:
+    """Return the codes of the flags that cannot be judged, in the order of `RULES`.
+
+    Args:
+        reference: The model's quality reference, or None.
+        labels: The labels of the mask.
+    """
+    lacking: set[Need] = set()
+    if reference is None:
+        lacking.add("statistics")
+    if judged_protocol(reference, labels) is None:
+        lacking.add("limit")
+    return tuple(dict.fromkeys(rule.code for rule in RULES.values() if rule.needs in lacking))
 
 
 def assess(
@@ -73,8 +78,9 @@ def assess(
     logits: NDArray[np.float32],
     labels: Sequence[Label],
     shares: Mapping[str, float],
+    reference: Reference | None,
     known: Sequence[Flag] = (),
-    beside: Mapping[Protocol, NDArray[np.float32]] | None = None,
+    other_logits: Mapping[Protocol, NDArray[np.float32]] | None = None,
 ) -> tuple[Flag, ...]:
     """Return the reasons to doubt a segmentation, the gravest first.
 
@@ -86,9 +92,11 @@ def assess(
         logits: float32 [n, h, w] at the model's resolution, the channels of `labels`.
         labels: The labels of the mask, right before left.
         shares: Label name -> share of the image, in [0, 1], at its native size.
+        reference: The model's quality reference. Without it, only flags that need none are raised:
+            `not_assessed` names the others.
         known: What the reader has flagged already.
-        beside: Logits of both lungs under other protocols that the model knows. Where the heart
-            lies shows best in the difference.
+        other_logits: Logits of both lungs under other protocols that the model knows. Where the
+            heart lies shows best in the difference.
 
     Returns:
         Flags that are not among `known`, under that or another name.
@@ -99,16 +107,15 @@ def assess(
     step = max(1, min(pixels.shape) // _ENOUGH)
     fewer = np.ascontiguousarray(pixels[::step, ::step])
     cells = thumbnail(fewer)
-    found = (
-        _lies_wrongly(fewer, cells)
-        or _no_chest(cells, mask)
+    flags = (
+        _image(fewer, cells, mask, reference)
         or _missing(shares, labels)
-        or _lungs(channels, mask, labels, cells, beside or {})
+        or _lungs(channels, mask, labels, cells, reference, other_logits or {})
     )
-    found = [*found, *([] if cells is None else _gray(pixels, mask))]
-    found += judge("tiny", min(pixels.shape))
+    flags = [*flags, *([] if cells is None else _gray(pixels, mask))]
+    flags += judge("tiny", min(pixels.shape))
     said = {flag.code for flag in known}
-    return tuple(flag for flag in found if not said & _SAME.get(flag.code, frozenset()))
+    return tuple(flag for flag in flags if not said & _SAME.get(flag.code, frozenset()))
 
 
 _SAME = {
@@ -118,13 +125,29 @@ _SAME = {
 """Code -> codes of the DICOM reader that say the same."""
 
 
-def _lies_wrongly(pixels: NDArray[np.float32], cells: Cells | None) -> list[Flag]:
-    """Find the way to lay the image that makes it most like a chest X-ray."""
+def _image(
+    pixels: NDArray[np.float32],
+    cells: Cells | None,
+    mask: NDArray[np.uint8],
+    reference: Reference | None,
+) -> list[Flag]:
+    """Judge the image, whatever its outlines."""
     if cells is None:
+        # Where no lung was found either, that is said.
+        return [Flag("not_chest", RULES["thumbnail"].reason)] if mask.any() else []
+    if reference is None:
         return []
+    usual = reference.statistics.thumbnail
+    return _lies_wrongly(pixels, cells, usual) or judge(
+        "thumbnail", float(usual.distance(cells.ravel()))
+    )
+
+
+def _lies_wrongly(pixels: NDArray[np.float32], cells: Cells, usual: Gaussian) -> list[Flag]:
+    """Find the way to lay the image that makes it most like a chest X-ray."""
     ways = [(turns, sign) for sign in (1, -1) for turns in range(4)]
     laid = np.stack([sign * np.rot90(cells, turns).ravel() for turns, sign in ways])
-    distances = usual("look").distance(laid)
+    distances = usual.distance(laid)
     gains = distances[0] - distances
     gain_limits = [_gain_limit(turns, sign) for turns, sign in ways]
     best = int((gains - gain_limits).argmax())
@@ -132,26 +155,19 @@ def _lies_wrongly(pixels: NDArray[np.float32], cells: Cells | None) -> list[Flag
     gain = float(gains[best])
     if gain <= gain_limits[best] or distances[best] > FAMILIAR:
         return []
-    found: list[Flag] = []
+    flags: list[Flag] = []
     if sign < 0:
         score = polarity(np.ascontiguousarray(np.rot90(resize(pixels, GRID), turns)))
         if score >= INVERTED:
             return []
-        found += judge("inverted", score)
+        flags += judge("inverted", score)
     if turns:
-        found += judge("upside_down" if turns == 2 else "rotated", gain, gain_limits[best])
-    return found
+        flags += judge("upside_down" if turns == 2 else "rotated", gain, gain_limits[best])
+    return flags
 
 
 def _gain_limit(turns: int, sign: int) -> float:
     return TWICE_GAIN if turns and sign < 0 else RULES["rotated"].limit
-
-
-def _no_chest(cells: Cells | None, mask: NDArray[np.uint8]) -> list[Flag]:
-    if cells is not None:
-        return judge("look", float(usual("look").distance(cells.ravel())))
-    # Where no lung was found either, that is said.
-    return [Flag("not_chest", RULES["look"].reason)] if mask.any() else []
 
 
 def _missing(shares: Mapping[str, float], labels: Sequence[Label]) -> list[Flag]:
@@ -171,37 +187,39 @@ def _lungs(
     mask: NDArray[np.uint8],
     labels: Sequence[Label],
     cells: Cells | None,
-    beside: Mapping[Protocol, NDArray[np.float32]],
+    reference: Reference | None,
+    other_logits: Mapping[Protocol, NDArray[np.float32]],
 ) -> list[Flag]:
     """Judge the outlines of a mask that misses no lung."""
-    protocol = labels[0].protocol
-    limit = limits(protocol)
+    protocol = judged_protocol(reference, labels)
+    if reference is None or protocol is None:
+        return _fragmented(mask, labels)
+    limits = reference.limits[protocol]
+    band = uncertainty(channels, mask) / reference.statistics.uncertainty[protocol]
     along = cut_off(mask)
     cut = [
         flag
         for side, share in along.items()
         for name in [cut_rule(side)]
-        for flag in judge(name, share, limit[name], side=side)
+        for flag in judge(name, share, limits[name], side=side)
     ]
-    # A model of another maker may know a protocol that was not fitted.
-    fitted = len(labels) == 2 and protocol in quality_norms.NORMALS
-    band = uncertainty(channels, mask) / quality_norms.USUAL_UNCERTAINTY[protocol] if fitted else 0
-    lungs = shape(mask) if fitted else None
-    found = cut
+    lungs = shape(mask)
+    flags = cut
     if lungs is not None and cells is not None:
         # Half a chest tells nothing of sides.
-        halved = max(along["left"], along["right"]) > limit["cropped_side"]
-        mirrored = [] if halved else _mirrored(protocol, cells, lungs, beside)
+        halved = max(along["left"], along["right"]) > limits["cropped_side"]
+        mirrored = [] if halved else _mirrored(protocol, cells, lungs, reference, other_logits)
         if mirrored:
             # The rest is judged as it would be in the image that is not mirrored.
             cells, lungs = np.fliplr(cells), mirrored_shape(lungs)
-        odd = oddity(cells, lungs, band, usual("look"), usual(protocol))
-        strange = [] if cut else judge("strange", odd.strange, limit["strange"])
-        if strange:
-            return strange
-        found = [*mirrored, *cut] or _implausible(odd.shape, lungs, labels)
-    found = found or _fragmented(mask, labels)
-    return [*found, *judge("unsure", band, limit["unsure"])]
+        deviation = reference.statistics.deviation(protocol, cells, lungs, band)
+        score = deviation.out_of_distribution
+        strangers = judge("out_of_distribution", score, limits["out_of_distribution"])
+        if strangers and not cut:
+            return strangers
+        flags = [*mirrored, *cut] or _implausible(deviation.shape, lungs, reference, labels)
+    flags = flags or _fragmented(mask, labels)
+    return [*flags, *judge("uncertain", band, limits["uncertain"])]
 
 
 def cut_rule(side: str) -> str:
@@ -213,41 +231,40 @@ def _mirrored(
     protocol: Protocol,
     cells: Cells,
     lungs: Shape,
-    beside: Mapping[Protocol, NDArray[np.float32]],
+    reference: Reference,
+    other_logits: Mapping[Protocol, NDArray[np.float32]],
 ) -> list[Flag]:
     shapes: dict[Protocol, Shape] = {protocol: lungs}
-    for other, logits in beside.items():
+    for other, logits in other_logits.items():
         found = shape(label_mask(list(grid_logits(logits)), labels_of(other)))
-        if found is not None:
+        if found is not None and other in reference.protocols:
             shapes[other] = found
-    protocols = tuple(x for x in PROTOCOLS if x in shapes)
-    weights = mirror_weights(protocols)
-    if weights is None:
-        return []
-    score = -float(weights @ asymmetry(cells, [shapes[x] for x in protocols]))
-    return judge("mirror", score, limits(protocol)["mirror"])
+    score = reference.statistics.mirror_score(cells, shapes)
+    return judge("mirror", score, reference.limits[protocol]["mirror"])
 
 
-def _implausible(distance: float, lungs: Shape, labels: Sequence[Label]) -> list[Flag]:
-    normal = usual(labels[0].protocol)
-    deviations = np.abs(lungs - normal.mean) / normal.spreads()
+def _implausible(
+    distance: float, lungs: Shape, reference: Reference, labels: Sequence[Label]
+) -> list[Flag]:
+    protocol = labels[0].protocol
+    usual = reference.statistics.shapes[protocol]
+    deviations = np.abs(lungs - usual.mean) / usual.deviations()
     worst = int(deviations.argmax())
-    limit = limits(labels[0].protocol)["shape"]
     lung, part = labels[worst // len(PARTS)].title, PARTS[worst % len(PARTS)]
-    return judge("shape", distance, limit, lung=lung, part=part)
+    return judge("shape", distance, reference.limits[protocol]["shape"], lung=lung, part=part)
 
 
 def _fragmented(mask: NDArray[np.uint8], labels: Sequence[Label]) -> list[Flag]:
     import cv2
 
-    found: list[Flag] = []
+    flags: list[Flag] = []
     for label in labels:
         lung = (mask == label.value).astype(np.uint8)
         cells = np.count_nonzero(lung)
         _, _, stats, _ = cv2.connectedComponentsWithStats(lung)
         largest = int(stats[1:, cv2.CC_STAT_AREA].max(initial=0))
-        found += judge("fragmented", 1 - largest / cells if cells else 0.0, lung=label.title)
-    return found
+        flags += judge("fragmented", 1 - largest / cells if cells else 0.0, lung=label.title)
+    return flags
 
 
 def _gray(pixels: NDArray[np.float32], mask: NDArray[np.uint8]) -> list[Flag]:

@@ -1,4 +1,4 @@
-"""What the quality flags look at: a thumbnail, the outlines, and how unusual they are.
+"""What the quality flags look at: the image's thumbnail, and the outlines of its lungs.
 
 Masks and gray values are looked at on a grid of `GRID` cells a side, whatever the image's size.
 """
@@ -6,7 +6,6 @@ Masks and gray values are looked at on a grid of `GRID` cells a side, whatever t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +19,6 @@ GRID = 64
 CELLS = 6
 """Side of the thumbnail by which a chest is told from other things and from a turned one."""
 
-BROADEST = 4.0
-"""Uncertain band, as a multiple of the usual one, from which more makes an image no stranger."""
-
 PARTS = ("size", "place across", "height", "width", "length", "smoothness")
 """What describes the shape of one lung."""
 
@@ -30,48 +26,6 @@ _UNCERTAIN = float(np.log(9))  # logit of a probability of 0.9
 _ROUNDING = 1e-5
 _FEW = 8  # cells that a lung needs to have a shape
 _PER_LUNG = len(PARTS)
-
-
-def numbers(values: NDArray[np.float64]) -> str:
-    """Return float64 [n] as text, four digits each, in lines of ten."""
-    words = [f"{value:.4g}" for value in values]
-    return "\n".join(" ".join(words[i : i + 10]) for i in range(0, len(words), 10))
-
-
-@dataclass(frozen=True)
-class Normal:
-    """A normal distribution, to tell how unusual something is.
-
-    Attributes:
-        mean: float64 [n].
-        root: float64 [n, n], upper triangular: root.T @ root is the inverse covariance.
-    """
-
-    mean: NDArray[np.float64]
-    root: NDArray[np.float64]
-
-    def distance(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the Mahalanobis distance of float64 [..., n] to the mean: float64 [...]."""
-        return np.asarray(np.linalg.norm((x - self.mean) @ self.root.T, axis=-1))
-
-    def to_text(self) -> str:
-        """Return mean and upper triangle as numbers of four digits, in lines of ten."""
-        return numbers(np.concatenate([self.mean, self.root[np.triu_indices(self.mean.size)]]))
-
-    def spreads(self) -> NDArray[np.float64]:
-        """Return the standard deviations: float64 [n]."""
-        inverse = np.linalg.inv(self.root)
-        return np.asarray(np.sqrt((inverse**2).sum(axis=1)))
-
-    @classmethod
-    def from_text(cls, text: str) -> Normal:
-        """Rebuild from `to_text`."""
-        values = np.array(text.split(), np.float64)
-        # n means and n (n + 1) / 2 numbers of the triangle.
-        n = round(((9 + 8 * values.size) ** 0.5 - 3) / 2)
-        root = np.zeros((n, n))
-        root[np.triu_indices(n)] = values[n:]
-        return cls(values[:n], root)
 
 
 def thumbnail(pixels: NDArray[np.float32]) -> NDArray[np.float64] | None:
@@ -164,42 +118,6 @@ def asymmetry(
     return np.concatenate([halves, *((x - mirrored_shape(x))[:_PER_LUNG] for x in lungs)])
 
 
-@dataclass(frozen=True)
-class Oddity:
-    """How unlike frontal chest X-rays an image and its outlines are.
-
-    Attributes:
-        shape: Distance of the outlines.
-        strange: Distance of thumbnail and outlines together (the root of both squares), times the
-            root of the uncertain band where that is broader than usual, up to `BROADEST`: on what
-            is no frontal chest the model is unsure, too.
-    """
-
-    shape: float
-    strange: float
-
-
-def oddity(
-    cells: NDArray[np.float64],
-    lungs: NDArray[np.float64],
-    band: float,
-    look: Normal,
-    normal: Normal,
-) -> Oddity:
-    """Compare an image and its outlines with what is usual.
-
-    Args:
-        cells: float64 [CELLS, CELLS] of `thumbnail`.
-        lungs: float64 [12] of `shape`.
-        band: `uncertainty` as a multiple of the usual one.
-        look: What is usual for thumbnails.
-        normal: What is usual for the shape of lungs.
-    """
-    distance = float(normal.distance(lungs))
-    together = np.hypot(look.distance(cells.ravel()), distance)
-    return Oddity(distance, float(together * np.clip(band, 1, BROADEST) ** 0.5))
-
-
 def cut_off(mask: NDArray[np.uint8]) -> dict[str, float]:
     """Return side of the image -> share of it along which lungs are cut off, in [0, 1].
 
@@ -220,8 +138,8 @@ def uncertainty(logits: NDArray[np.float32], mask: NDArray[np.uint8]) -> float:
     Returns:
         Cells with a probability between 0.1 and 0.9, divided by the root of the lungs' cells.
     """
-    unsure = np.count_nonzero(np.abs(logits.max(axis=0)) < _UNCERTAIN)
-    return float(unsure / max(1, int(np.count_nonzero(mask))) ** 0.5)
+    uncertain = np.count_nonzero(np.abs(logits.max(axis=0)) < _UNCERTAIN)
+    return float(uncertain / max(1, int(np.count_nonzero(mask))) ** 0.5)
 
 
 def grid_logits(logits: NDArray[np.float32]) -> NDArray[np.float32]:

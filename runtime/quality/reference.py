@@ -1,152 +1,272 @@
-"""Written by ``cxrseg-bench quality-fit``; do not edit.
+"""What a model's outlines are compared with: data in the model file, fitted to that model.
 
-Fitted to 3632 images, masks by the model with the SHA-256 below.
+``cxrseg-export --quality-data`` and ``cxrseg-bench quality-fit`` fit it and write it, as JSON under
+`cxrseg.runtime.core.model_card.REFERENCE_KEY`.
 """
 
-MODEL = "05e67f22d191f3912f522035cb8cbca76fb81a949d285a5816c5cf37c80657ca"
+from __future__ import annotations
 
-MIRROR = {
-    "fields": """
--0.0601 0.0102 -0.02402 0.07792 0.09588 0.07636 0.0121 -0.03428 0.1104 -0.1356
-0.02106 -0.3829 0.08321 0.003959 0.01164 0.02304 0.1752 -0.008706 1.87 -0.5688
-7.047 0.3811 -3.67 -4.669
-""",
-    "whole": """
--0.04806 0.03366 0.115 0.2268 0.06636 0.2706 -0.0006335 -0.119 -0.00519 -0.03078
--0.113 -0.6581 -0.002126 -0.09833 -0.1522 0.01662 0.04575 0.04161 -3.102 -4.11
--2.626 2.704 -0.847 2.158
-""",
-    "fields whole": """
--0.04382 0.001215 -0.0007532 0.06924 0.08544 0.03935 -0.001333 -0.07394 0.1251 -0.02089
-0.05122 -0.2937 0.0222 0.03123 -0.07061 -0.03093 0.1119 -0.01374 1.21 3.436
-8.278 0.06381 -1.145 -3.012 -0.4132 -4.81 -6.224 0.533 -2.178 1.269
-""",
-}
-"""Protocols -> weights of their `quality_measures.asymmetry`."""
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-USUAL_UNCERTAINTY = {
-    "fields": 3.072,
-    "whole": 4.522,
-}
-"""Protocol -> median of `quality_measures.uncertainty`."""
+import numpy as np
+from numpy.typing import NDArray
 
-LIMITS = {
-    "fields": {
-        "strange": 15.69,
-        "mirror": 0.531,
-        "cropped_upper": 0.5437,
-        "cropped_lower": 0.375,
-        "cropped_side": 0.2,
-        "shape": 11.98,
-        "unsure": 3.5,
-    },
-    "whole": {
-        "strange": 12.77,
-        "mirror": 0.531,
-        "cropped_upper": 0.6188,
-        "cropped_lower": 0.45,
-        "cropped_side": 0.2,
-        "shape": 9.398,
-        "unsure": 3.5,
-    },
-}
-"""Protocol -> name in `quality_table.RULES` -> limit."""
+from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.labels import PROTOCOLS, Protocol
+from cxrseg.runtime.quality.features import CELLS, PARTS, asymmetry
+from cxrseg.runtime.quality.gaussian import Gaussian
+from cxrseg.runtime.quality.rules import FITTED
 
-NORMALS = {
-    "look": """
--0.9417 -0.3881 0.2075 0.2385 -0.3797 -0.914 -0.2562 -0.3469 0.07369 0.1963
--0.336 -0.3075 -0.3885 -0.6926 0.3319 0.6678 -0.4844 -0.4253 -0.6592 -0.6372
-0.714 1.158 -0.1417 -0.6685 -0.8207 -0.001151 1.035 1.303 0.296 -0.8858
--0.6126 1.066 1.438 1.417 0.9097 -0.7646 2.313 -0.2135 0.8036 0.6392
-0.6794 -0.007681 -0.5512 1.063 0.4732 0.5002 0.6308 1.096 1.189 0.2968
-0.6547 0.4692 0.6212 0.4938 0.4973 0.7016 0.4679 0.5864 0.7007 0.655
-0.613 0.6278 0.685 0.552 0.5688 0.7656 0.445 0.5045 0.4517 0.4796
-0.6068 0.5612 2.825 -0.2722 0.5308 -0.5265 0.4207 0.7335 -0.1212 1.056
-0.5634 0.8811 0.6846 0.4492 0.79 0.115 0.3614 0.4388 0.5773 0.4686
-0.4243 0.6142 0.6468 0.5692 0.5366 0.6311 0.5757 0.4151 0.5142 0.5784
-0.5171 0.3399 0.5733 0.6685 0.5391 0.5631 0.6542 3.293 -1.004 0.1638
-0.4968 0.5326 -0.04442 -0.8435 0.7416 0.2597 0.1946 0.1503 0.5879 0.06708
-0.6152 0.3856 0.3063 0.1406 0.3696 0.1849 0.1813 0.2297 0.481 0.3882
-0.2853 0.5842 0.2771 0.3823 0.2932 0.5241 0.2794 0.2484 0.2259 0.2817
-0.2459 3.034 -0.1377 0.6043 0.5644 0.05313 0.2366 -0.9608 -0.02829 0.09127
-0.1416 0.4599 0.7358 0.4997 0.5411 0.3682 0.4187 0.3457 0.332 0.05522
-0.3775 0.25 0.4311 0.3438 0.3868 0.6478 0.4288 0.1724 0.3178 0.2978
-0.1864 0.3294 0.3321 0.4933 2.64 0.009728 0.847 0.604 0.6251 0.7862
--0.1223 0.6535 0.3947 0.5202 0.3069 0.09529 0.7039 0.2909 0.5356 0.4355
-0.5943 0.4386 0.4761 0.4925 0.4526 0.4833 0.4647 0.3993 0.413 0.4927
-0.6149 0.553 0.4826 0.579 0.4677 0.4283 2.103 0.5836 0.8249 0.6241
-0.5914 0.7989 -0.9253 0.457 0.2744 0.3361 0.3788 0.07775 1.088 0.5741
-0.3611 0.5145 0.3305 0.4441 0.2329 0.3066 0.3937 0.2584 0.3946 0.3595
-0.4284 0.4179 0.4774 0.2335 0.1722 0.39 0.1358 2.643 0.1282 0.01433
-0.2514 0.4078 -0.6616 -2.186 0.2474 0.1982 0.3377 0.1369 0.5313 0.52
--0.1564 0.1067 0.198 0.155 0.2752 0.04783 0.1464 -0.05346 0.2429 0.06331
--0.002187 0.3801 0.2407 0.05729 0.1895 -0.06905 0.2042 2.939 -0.2016 -0.5353
--1.058 0.2632 0.03102 -2.048 0.742 0.2518 0.6454 -0.04947 -0.03747 0.3858
-0.006389 0.1207 -0.01545 0.1582 0.1093 0.09547 0.103 -0.1129 0.1704 0.001179
-0.1437 -0.01969 0.0178 0.1374 0.03435 0.1115 3.362 -0.3924 -0.8478 0.1599
--0.06829 -0.148 -2.28 0.5217 0.3051 0.009946 0.08869 0.1376 -0.04965 0.1047
-0.1817 0.2409 -0.176 0.2173 0.1361 -0.1451 0.0758 0.1199 0.1746 0.206
-0.2336 0.1653 0.03736 -0.1979 3.036 -0.2226 0.1857 0.2076 -0.1815 0.486
--2.193 -0.2423 -0.1408 0.1983 0.2218 0.3473 0.3085 0.2264 0.09821 0.05174
-0.2234 -0.07862 0.04357 0.115 -0.08214 -0.07201 0.04122 0.3293 0.3086 0.251
-0.1718 2.483 0.4977 0.2416 -0.29 0.1938 0.6809 -1.85 -0.3824 0.07997
-0.3844 -0.07382 0.01377 0.6386 0.2419 0.06022 0.2187 0.3555 -0.03448 0.1512
-0.07184 0.2586 -0.09016 0.1389 0.1952 0.004941 0.3186 2.419 -0.1483 0.4567
-0.5457 0.4081 0.3929 -2.159 0.4179 0.004893 0.2045 0.0734 -0.1216 0.5988
-0.0535 -0.008901 -0.1237 0.05409 0.1044 0.06479 0.2264 0.02953 0.2557 0.09854
-0.07221 0.3192 2.588 0.144 0.2412 0.4776 0.3207 -0.5722 -2.304 0.1905
-0.1096 0.1702 0.1638 0.4562 0.4912 -0.08708 -0.2828 0.07414 0.06075 0.134
-0.3166 0.1971 0.02001 0.2115 -0.08588 0.06733 2.609 -0.1211 -0.0267 -0.6697
-0.3828 0.2355 -1.74 0.6747 0.1655 0.42 -0.04539 0.1855 0.153 0.2458
--0.2944 0.2247 0.08452 0.1679 0.02423 -0.1618 0.0683 0.05319 -0.006575 3.29
--0.00434 -0.4106 0.3481 0.273 0.3909 -2.501 0.1353 0.1102 0.08185 -0.09469
-0.04922 -0.1987 0.4664 0.2615 0.3514 0.05148 0.2503 0.2625 0.2941 0.05336
--0.1785 3.238 0.1504 0.449 0.4105 0.149 0.4738 -2.637 -0.5486 -0.1671
-0.2113 -0.04842 0.2692 0.06487 0.2455 0.2168 -0.05333 0.1762 0.2736 0.4929
-0.2616 -0.1339 2.55 0.3714 0.4492 -0.08117 -0.0495 1.008 -1.806 -0.02112
-0.0322 0.2022 0.193 -0.1268 0.3644 0.1313 0.1157 0.0166 0.1212 -0.0118
-0.1118 0.4048 2.439 -0.2216 0.4578 0.4344 0.5562 0.3571 -2.54 0.134
--0.2276 -0.08527 0.06063 -0.172 0.6288 0.2754 -0.09088 0.1612 -0.04856 0.03218
-0.2593 2.496 -0.1134 0.3305 0.2164 0.3748 -0.7324 -2.25 0.5172 -0.3244
-0.1049 -0.1346 0.5718 0.5891 -0.3563 0.2688 -0.1307 0.05614 0.1112 2.267
--0.9661 0.7048 -0.5579 0.4479 -0.01794 -1.03 0.7263 -0.247 0.1962 -0.3639
-0.3761 0.2866 -0.05996 -0.1511 0.2073 0.04481 2.847 -0.07385 -0.1837 0.4298
--0.06189 0.4462 -1.802 0.08235 0.1659 0.05397 -0.2683 0.3747 0.05293 0.141
-0.1494 0.1867 3.521 -0.3888 0.04433 0.2773 0.1269 0.2247 -2.114 0.2209
-0.1975 0.1471 -0.2373 0.1423 0.2109 0.1389 -0.2158 2.202 0.4424 0.4815
--0.1234 0.3733 0.2872 -1.483 -0.2178 -0.1054 0.1483 -0.04463 0.1653 0.4333
-0.2207 2.32 -0.1736 0.1406 0.09776 0.1623 0.3434 -2.203 0.2696 -0.2285
-0.1327 0.01233 -0.4222 0.4959 2.241 -0.6229 0.2388 -0.2356 0.2496 -0.8052
--1.344 0.2823 0.3135 -0.09532 -0.1547 0.424 1.783 -1.546 0.8675 -0.8694
--0.1907 0.0819 -0.9565 0.8038 0.2901 -0.03518 0.2047 2.786 -0.3307 -0.3597
--0.1812 -0.3062 -0.1448 -0.862 0.6673 -0.007392 0.5731 3.794 -0.5172 0.001618
-0.1626 0.2619 -0.4535 -1.654 0.5389 -0.1808 1.893 -0.5317 0.08997 0.08445
-0.6376 0.3987 -0.8625 0.1627 1.996 0.01287 0.03393 0.2559 0.2351 -0.1659
--1.274 1.183 -1.13 -0.09682 0.2259 0.591 -0.6327 2.358 -2.282 0.9054
--0.4383 -0.03192 3.575 -2.138 0.006132 0.1034 3.02 -1.122 0.03236 2.223
--0.4674 1.003
-""",
-    "fields": """
--1.994 0.2852 0.4605 -2.55 -1.764 0.8798 -2.275 0.7348 0.4448 -2.604
--1.71 0.8443 19.98 -2.657 -17.99 -18.56 -15.77 -24.18 -2.999 -1.797
-18.09 0.1581 0.02383 2.041 45.24 -5.234 4.084 3.076 -12.88 0.1645
--19.55 6.294 5.356 -1.214 -7.127 53.82 5.744 -13.86 -8.144 2.477
-2.326 -47.45 -8.43 9.737 2.368 11.41 0.7155 -8.679 -3.189 -23.68
--1.882 0.2337 2.579 1.667 13.58 2.482 0.6468 5.785 1.512 -2.503
--12.96 -7.06 29.77 -1.411 3.026 2.564 0.5002 1.416 0.2652 8.649
--6.114 1.169 -5.965 -9.272 -28.58 31.04 -1.695 -1.72 -1.944 1.785
-19.32 2.046 -2.556 -0.4183 6.789 -1.276 -5.483 6.462 7.793 14.04
-""",
-    "whole": """
--1.845 0.3 0.4695 -2.467 -1.765 0.903 -1.773 0.699 0.4888 -2.471
--1.711 0.9082 31.96 2.705 -27.7 -30.45 -23.12 -25.91 -11.18 -3.023
-29.97 8.741 3.113 -0.2391 94.34 5.075 13.51 0.9104 -1.514 4.056
--81.67 -6.391 12.49 -1.486 -1.241 50.65 5.926 -12.76 -6.264 8.562
-0.9053 -42.39 -14.31 4.56 -6.252 15.64 1.046 6.527 -9.978 -19.67
--2.712 1.729 8.408 6.091 16.64 -9.418 2.48 8.644 0.4517 -4
--19.08 3.433 51.28 -3.562 5.669 0.423 3.061 3.02 -10.14 28.33
--11.73 2.228 -27.16 -26.44 -31.07 39.84 0.09241 -5.498 -1.178 -3.797
-19.47 0.8921 -2.943 1.594 9.02 -2.587 1.06 6.736 -3.138 49.15
-""",
-}
-"""Name -> `Normal` as text: mean, then the triangle of its root by rows."""
+FORMAT_VERSION = 1
+"""Version of the JSON; any other is refused."""
+
+MAX_CHARACTERS = 100_000
+"""Longest JSON that is read."""
+
+BROADEST = 4.0
+"""Uncertain band, as a multiple of the usual one, from which more does not raise the
+out-of-distribution score."""
+
+_SHAPE = 2 * len(PARTS)
+_LARGEST, _SMALLEST = 1e6, 1e-6
+
+Protocols = tuple[Protocol, ...]
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How unlike the reference's chest X-rays an image and its outlines are.
+
+    Attributes:
+        shape: Distance of the outlines, in standard deviations.
+        out_of_distribution: Distance of thumbnail and outlines together (the root of both squares),
+            times the root of the uncertain band where that is broader than usual, up to `BROADEST`:
+            on what is no frontal chest the model is uncertain, too.
+    """
+
+    shape: float
+    out_of_distribution: float
+
+
+@dataclass(frozen=True)
+class ReferenceStatistics:
+    """What is usual on frontal chest X-rays that a model segments well.
+
+    Attributes:
+        thumbnail: Of thumbnails, `CELLS` ** 2 variables.
+        shapes: Protocol -> of the shape of both lungs, 12 variables.
+        uncertainty: Protocol -> median of `features.uncertainty`.
+        mirror: Protocols in the order of `PROTOCOLS` -> weights of their `features.asymmetry`,
+            float64 [18 + 6 n]; for each protocol, and for all together.
+    """
+
+    thumbnail: Gaussian
+    shapes: Mapping[Protocol, Gaussian]
+    uncertainty: Mapping[Protocol, float]
+    mirror: Mapping[Protocols, NDArray[np.float64]]
+
+    def deviation(
+        self,
+        protocol: Protocol,
+        cells: NDArray[np.float64],
+        lungs: NDArray[np.float64],
+        band: float,
+    ) -> Deviation:
+        """Compare an image and its outlines with what is usual.
+
+        Args:
+            protocol: Of the outlines.
+            cells: float64 [CELLS, CELLS] of `features.thumbnail`.
+            lungs: float64 [12] of `features.shape`.
+            band: `features.uncertainty` as a multiple of the usual one.
+        """
+        distance = float(self.shapes[protocol].distance(lungs))
+        together = np.hypot(self.thumbnail.distance(cells.ravel()), distance)
+        return Deviation(distance, float(together * np.clip(band, 1, BROADEST) ** 0.5))
+
+    def mirror_score(
+        self, cells: NDArray[np.float64], shapes: Mapping[Protocol, NDArray[np.float64]]
+    ) -> float:
+        """Return the score of a mirrored image: about -1 as usual, 1 mirrored.
+
+        Args:
+            cells: float64 [CELLS, CELLS] of `features.thumbnail`.
+            shapes: Protocol -> float64 [12] of `features.shape`, under one protocol or all.
+        """
+        protocols = tuple(protocol for protocol in PROTOCOLS if protocol in shapes)
+        weights = self.mirror[protocols]
+        return -float(weights @ asymmetry(cells, [shapes[protocol] for protocol in protocols]))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The quality reference of a model.
+
+    Attributes:
+        statistics: What is usual.
+        limits: Protocol -> name in `rules.FITTED` -> limit.
+        images: Number of images that it was fitted to.
+    """
+
+    statistics: ReferenceStatistics
+    limits: Mapping[Protocol, Mapping[str, float]]
+    images: int
+
+    @property
+    def protocols(self) -> Protocols:
+        """The protocols whose outlines it can judge."""
+        return tuple(protocol for protocol in PROTOCOLS if protocol in self.limits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON; numbers have four digits."""
+        statistics = self.statistics
+        return {
+            "format_version": FORMAT_VERSION,
+            "images": self.images,
+            "limits": {
+                protocol: {name: _short(limit) for name, limit in limits.items()}
+                for protocol, limits in self.limits.items()
+            },
+            "thumbnail": _from_gaussian(statistics.thumbnail),
+            "shapes": {x: _from_gaussian(shape) for x, shape in statistics.shapes.items()},
+            "uncertainty": {x: _short(usual) for x, usual in statistics.uncertainty.items()},
+            "mirror": {" ".join(x): _all_short(w) for x, w in statistics.mirror.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: object) -> Reference:
+        """Rebuild from `to_dict`.
+
+        Raises:
+            ValueError: Another version, or anything else than `to_dict` gives: a key, a shape, a
+                type, a number that is not finite or has no sense.
+        """
+        version = data.get("format_version") if isinstance(data, dict) else None
+        if type(version) is int and version != FORMAT_VERSION:
+            raise ValueError(f"format {version} is not one that this program understands")
+        keys = ("images", "limits", "thumbnail", "shapes", "uncertainty", "mirror")
+        fields = _object(data, ("format_version", *keys), "the reference")
+        if type(version) is not int or type(fields["images"]) is not int or fields["images"] < 1:
+            raise ValueError("format_version and images must be numbers of 1 or more")
+        limits = fields["limits"]
+        protocols = [x for x in PROTOCOLS if isinstance(limits, dict) and x in limits]
+        together = [(x,) for x in protocols] + ([tuple(protocols)] if len(protocols) > 1 else [])
+        _object(limits, protocols or PROTOCOLS, "limits")
+        shapes = _object(fields["shapes"], protocols, "shapes")
+        usual = _object(fields["uncertainty"], protocols, "uncertainty")
+        mirror = _object(fields["mirror"], [" ".join(x) for x in together], "mirror")
+        return cls(
+            ReferenceStatistics(
+                _to_gaussian(fields["thumbnail"], CELLS**2, "thumbnail"),
+                {x: _to_gaussian(shapes[x], _SHAPE, f"shapes.{x}") for x in protocols},
+                {x: _positive(usual[x], f"uncertainty.{x}") for x in protocols},
+                {x: _weights(mirror[" ".join(x)], len(x)) for x in together},
+            ),
+            {x: _limits(limits[x], f"limits.{x}") for x in protocols},
+            fields["images"],
+        )
+
+    def to_json(self) -> str:
+        """Return the JSON text to store."""
+        return json.dumps(self.to_dict(), separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Reference:
+        """Read `to_json`.
+
+        Raises:
+            ValueError: As `from_dict`, or no JSON, or too long.
+        """
+        if len(text) > MAX_CHARACTERS:
+            raise ValueError(f"it is longer than {MAX_CHARACTERS} characters")
+        try:
+            return cls.from_dict(json.loads(text))
+        # A hostile text's nesting.
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+
+
+def read_reference(text: str | None, path: Path) -> Reference | None:
+    """Return the reference of a model file; None where it has none.
+
+    Args:
+        text: What the file holds under `REFERENCE_KEY`.
+        path: The file.
+
+    Raises:
+        CxrsegError: It is damaged, or of a version that this program does not know.
+    """
+    try:
+        return None if text is None else Reference.from_json(text)
+    except ValueError as error:
+        raise CxrsegError(
+            path,
+            f"has a quality reference that cannot be used ({error})",
+            "update cxrseg, or fit it again with cxrseg-bench quality-fit",
+        ) from error
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _all_short(values: NDArray[np.float64]) -> list[float]:
+    return [_short(value) for value in values]
+
+
+def _from_gaussian(gaussian: Gaussian) -> dict[str, list[float]]:
+    triangle = gaussian.root[np.triu_indices(gaussian.mean.size)]
+    return {"mean": _all_short(gaussian.mean), "root": _all_short(triangle)}
+
+
+def _to_gaussian(value: object, size: int, name: str) -> Gaussian:
+    fields = _object(value, ("mean", "root"), name)
+    root = np.zeros((size, size))
+    root[np.triu_indices(size)] = _numbers(fields["root"], size * (size + 1) // 2, f"{name}.root")
+    if root.diagonal().min() < _SMALLEST:
+        raise ValueError(f"{name}.root is not that of a distribution")
+    return Gaussian(_numbers(fields["mean"], size, f"{name}.mean"), root)
+
+
+def _weights(value: object, protocols: int) -> NDArray[np.float64]:
+    return _numbers(value, CELLS * (CELLS // 2) + len(PARTS) * protocols, "mirror")
+
+
+def _limits(value: object, name: str) -> dict[str, float]:
+    fields = _object(value, FITTED, name)
+    return {rule: _positive(fields[rule], f"{name}.{rule}") for rule in FITTED}
+
+
+def _object(value: object, keys: Collection[str], name: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or set(value) != set(keys):
+        raise ValueError(f"{name} must hold {', '.join(keys)}, no more")
+    return value
+
+
+def _positive(value: object, name: str) -> float:
+    (number,) = _numbers([value], 1, name)
+    if number < _SMALLEST:
+        raise ValueError(f"{name} is not above 0")
+    return float(number)
+
+
+def _numbers(value: object, size: int, name: str) -> NDArray[np.float64]:
+    """Return a list of numbers as float64 [size]."""
+    if not isinstance(value, list) or len(value) != size or not _all_numbers(value):
+        raise ValueError(f"{name} must be {size} numbers")
+    try:
+        numbers = np.array(value, np.float64)
+    except OverflowError as error:
+        raise ValueError(f"{name} holds a number that is too large") from error
+    # Not a number compares as false.
+    if not (np.abs(numbers) <= _LARGEST).all():
+        raise ValueError(f"{name} holds a number that is too large, or none")
+    return numbers
+
+
+def _all_numbers(values: Sequence[object]) -> bool:
+    return all(type(value) in (float, int) for value in values)

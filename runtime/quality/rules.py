@@ -1,19 +1,21 @@
 """The table of the quality flags: what is measured, and from where on it is a reason to doubt.
 
-Flags of what a DICOM file says of itself are those of `cxrseg.runtime.readers`. Limits that
-``cxrseg-bench quality-fit`` fits to a model stand in `quality_norms`; those here are the least that
-it may set. The others do not depend on the model and were chosen on validation images. No limit was
-chosen on test images.
+Flags of what a DICOM file says of itself are those of `cxrseg.runtime.readers`. A limit that
+depends on the model stands in the quality reference of its file; the one here is the least that may
+be fitted. The others were chosen on validation images. No limit was chosen on test images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from cxrseg.runtime.core.flags import Flag
-from cxrseg.runtime.quality import reference as quality_norms
 from cxrseg.runtime.readers.polarity import INVERTED
+
+Need = Literal["nothing", "statistics", "limit"]
+"""What a rule takes from the model's quality reference: its statistics, or its fitted limit too."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Rule:
         limit: What raises no flag yet.
         measured: What is compared with the limit.
         below: Whether values below the limit raise the flag, not those above it.
-        fitted: Whether the limit is fitted to the model, for each protocol; `limit` is the least.
+        needs: What the rule takes from the quality reference. A fitted ``limit`` is that of each
+            protocol; `limit` is then the least that may be fitted.
     """
 
     code: str
@@ -34,7 +37,7 @@ class Rule:
     limit: float
     measured: str
     below: bool = False
-    fitted: bool = False
+    needs: Need = "nothing"
 
 
 _NO_CHEST = "the image does not look like a frontal chest X-ray"
@@ -49,17 +52,29 @@ RULES: Mapping[str, Rule] = {
         INVERTED,
         "`polarity`, where the negative is nearer to chest X-rays as well",
         below=True,
+        needs="statistics",
     ),
-    "upside_down": Rule("upside_down", "the image seems to be upside down", 0.7, _TURNED),
-    "rotated": Rule("rotated", "the image seems to be turned by a quarter", 0.7, _TURNED),
+    "upside_down": Rule(
+        "upside_down", "the image seems to be upside down", 0.7, _TURNED, needs="statistics"
+    ),
+    "rotated": Rule(
+        "rotated", "the image seems to be turned by a quarter", 0.7, _TURNED, needs="statistics"
+    ),
     # Bedside X-rays reach 14, noise has 16.
-    "look": Rule("not_chest", _NO_CHEST, 15.0, "distance of the thumbnail to chest X-rays"),
-    "strange": Rule(
+    "thumbnail": Rule(
+        "not_chest",
+        _NO_CHEST,
+        15.0,
+        "distance of the thumbnail to chest X-rays",
+        needs="statistics",
+    ),
+    "out_of_distribution": Rule(
         "not_chest",
         "image and outlines are unlike a frontal chest X-ray",
         11.5,
-        "`Oddity.strange`: distance of thumbnail and outlines, more where the model is unsure",
-        fitted=True,
+        "`Deviation.out_of_distribution`: distance of thumbnail and outlines, more where the model"
+        " is uncertain",
+        needs="limit",
     ),
     "no_lung": Rule("no_lung", "no lung was found", 0.01, "share of the image", below=True),
     "lung_missing": Rule(
@@ -74,18 +89,18 @@ RULES: Mapping[str, Rule] = {
         "the image seems to be mirrored, or the heart lies on the right: check the sides",
         0.4,
         "asymmetry of thumbnail and outlines: about -1 as usual, 1 mirrored",
-        fitted=True,
+        needs="limit",
     ),
     # The upper side often cuts the tips of a child's lungs, harmlessly.
-    "cropped_upper": Rule("cropped", _CUT, 0.5, _ALONG, fitted=True),
-    "cropped_lower": Rule("cropped", _CUT, 0.2, _ALONG, fitted=True),
-    "cropped_side": Rule("cropped", _CUT, 0.2, _ALONG, fitted=True),
+    "cropped_upper": Rule("cropped", _CUT, 0.5, _ALONG, needs="limit"),
+    "cropped_lower": Rule("cropped", _CUT, 0.2, _ALONG, needs="limit"),
+    "cropped_side": Rule("cropped", _CUT, 0.2, _ALONG, needs="limit"),
     "shape": Rule(
         "implausible_shape",
         "the outlines are unlike those of two lungs, most of all the {lung}'s {part}",
         8.5,
-        "`Oddity.shape`: distance of the outlines to those of chest X-rays",
-        fitted=True,
+        "`Deviation.shape`: distance of the outlines to those of chest X-rays",
+        needs="limit",
     ),
     "fragmented": Rule(
         "fragmented",
@@ -93,12 +108,12 @@ RULES: Mapping[str, Rule] = {
         0.15,
         "share of the lung outside its largest piece",
     ),
-    "unsure": Rule(
+    "uncertain": Rule(
         "low_confidence",
         "the model is unsure of the outlines",
         3.5,
         "uncertain band along the outlines, as a multiple of the usual one",
-        fitted=True,
+        needs="limit",
     ),
     "low_contrast": Rule(
         "low_contrast",
@@ -121,10 +136,8 @@ RULES: Mapping[str, Rule] = {
 """Name -> rule, the gravest first."""
 
 
-def limits(protocol: str) -> dict[str, float]:
-    """Return name as in `RULES` -> limit that holds for the outlines of a protocol."""
-    fitted = quality_norms.LIMITS.get(protocol, {})
-    return {name: fitted.get(name, rule.limit) for name, rule in RULES.items()}
+FITTED = tuple(name for name, rule in RULES.items() if rule.needs == "limit")
+"""Names of the rules whose limits are fitted to a model, in order."""
 
 
 def judge(name: str, value: float, limit: float | None = None, **words: str) -> list[Flag]:

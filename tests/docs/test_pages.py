@@ -51,11 +51,18 @@ def test_page_explains_every_flag() -> None:
     assert sorted(explained) == sorted({rule.code for rule in RULES.values()} | of_readers)
 
 
+FROM = {
+    "nothing": "fixed",
+    "statistics": "fixed; measured against the model's reference",
+    "limit": "the model's reference",
+}
+
+
 def row_of(name: str, rule: Rule) -> str:
     """Return the row that the page must have for a rule."""
-    least = "at least " if rule.fitted else ""
+    least = "at least " if rule.needs == "limit" else ""
     side = "below" if rule.below else "above"
-    where = "the model's reference" if rule.fitted else "fixed"
+    where = FROM[rule.needs]
     cells = f"`{name}`", f"`{rule.code}`", rule.measured, f"{side} {least}{rule.limit:.3g}", where
     return f"| {' | '.join(cells)} |"
 

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from cxrseg.runtime.core.model_card import METADATA_KEY, ModelCard
+from cxrseg.runtime.core.model_card import METADATA_KEY, REFERENCE_KEY, ModelCard
 from cxrseg.runtime.core.preprocess import Preprocessing
 from helpers.phantoms import blocks
+from helpers.reference import shipped_json
 
 SIZE = 64
 FIELDS = ("right_lung", "left_lung")
+SHIPPED = "shipped"
 
 
 def build_model(
@@ -28,8 +30,12 @@ def build_model(
     card_labels: tuple[str, ...] | None = None,
     input_name: str = "image",
     weight_at: str | None = None,
+    reference: str | None = SHIPPED,
 ) -> bytes:
-    """Dark tissue is lung: logits = 20 * (0.35 - mean of 4 x 4), right lung left of the middle."""
+    """Dark tissue is lung: logits = 20 * (0.35 - mean of 4 x 4), right lung left of the middle.
+
+    The quality reference is that of the model that ships, unless another, or none, is given.
+    """
     cells = SIZE // 4
     side = np.zeros((1, len(labels), cells, cells), np.float32)
     for channel, name in enumerate(labels):
@@ -72,8 +78,10 @@ def build_model(
             labels=card_labels or labels,
             preprocessing=Preprocessing(size=card_size, low=0, high=100),
         ).to_json()
-    if card:
-        helper.set_model_props(model, {METADATA_KEY: card})
+    properties = {METADATA_KEY: card} if card else {}
+    if reference is not None:
+        properties[REFERENCE_KEY] = shipped_json() if reference == SHIPPED else reference
+    helper.set_model_props(model, properties)
     assert isinstance(model, onnx.ModelProto)
     return model.SerializeToString()
 

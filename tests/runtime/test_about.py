@@ -54,6 +54,7 @@ def test_model_that_ships(run_cxrseg) -> None:
     assert told["protocols"] == "fields, whole"
     assert "left_lung_whole = 2" in told["labels"]
     assert "384 x 384" in told["input"] and "percentile 0.5 to 99.5" in told["input"]
+    assert told["quality"] == "reference of 3632 images, protocols fields, whole"
     assert told["code"] == "Apache-2.0" and "Shenzhen" in told["weights"]
     assert Path(told["model card"]).is_file()
     assert "Not a diagnostic device." in told["intended use"]
@@ -99,3 +100,8 @@ def test_code_license_is_that_of_the_package() -> None:
     setup = ConfigParser()
     setup.read(REPO / "setup.cfg")
     assert setup["metadata"]["license"] == about.CODE_LICENSE
+
+
+def test_model_without_quality_reference(run_cxrseg, model_file) -> None:
+    told = facts(run_cxrseg("--about", "--model", model_file(reference=None)).out)
+    assert told["quality"].startswith("no reference: only the flags that need none are raised")

@@ -1,0 +1,43 @@
+"""Writing a quality reference into a model file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from cxrseg.runtime.core.atomic import atomic_write
+from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.model_card import METADATA_KEY, REFERENCE_KEY
+from cxrseg.runtime.quality.reference import Reference
+
+
+def attach(reference: Reference, model: Path, output: Path) -> None:
+    """Write a copy of a model file with this quality reference, in place of one that it has.
+
+    The rest of the file stays as it is, byte for byte.
+
+    Args:
+        reference: Fitted to this model.
+        model: The ONNX file.
+        output: The file to write; may be `model`, which is replaced in one step.
+
+    Raises:
+        CxrsegError: The model cannot be read or is none of cxrseg's, or the output cannot be
+            written.
+    """
+    try:
+        proto = onnx.ModelProto.FromString(model.read_bytes())
+    except (OSError, DecodeError) as error:
+        cause = f"cannot be read as a model ({error})"
+        raise CxrsegError(model, cause, "use a model written by cxrseg-export") from error
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    if METADATA_KEY not in metadata:
+        cause = "is an ONNX model but not one of cxrseg's"
+        raise CxrsegError(model, cause, "use a model written by cxrseg-export")
+    del proto.metadata_props[:]
+    for key, value in {**metadata, REFERENCE_KEY: reference.to_json()}.items():
+        proto.metadata_props.add(key=key, value=value)
+    with atomic_write(output) as temporary:
+        temporary.write_bytes(proto.SerializeToString())

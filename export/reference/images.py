@@ -1,0 +1,99 @@
+"""Good X-rays, to fit a reference to: the rows of a table, or the images of a data folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.readers import find_images
+from cxrseg.trainer.data.samples import read_table
+
+FITTED_SPLITS = ("train", "val")
+"""Splits that a reference is fitted to. Images of a test split are never looked at."""
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """One X-ray.
+
+    Attributes:
+        name: As the table names it; the file name alone where that is an absolute path.
+        path: The file.
+        source: Where it comes from.
+        patient: The patient, or the name where that is not known.
+    """
+
+    name: str
+    path: Path
+    source: str
+    patient: str
+
+
+def read_images(
+    data: Path,
+    splits: Sequence[str] = FITTED_SPLITS,
+    where: Mapping[str, Sequence[str]] | None = None,
+    limit: int | None = None,
+) -> list[SourceImage]:
+    """List the X-rays of some splits, each once.
+
+    Args:
+        data: A CSV with the columns ``image`` and ``split``, and perhaps ``source`` and
+            ``patient``, paths relative to it; or a folder with ``{split}/images``. Masks are not
+            looked at.
+        splits: The splits.
+        where: Column of the CSV -> accepted values.
+        limit: Images of each source and split, spread evenly; None = all.
+
+    Raises:
+        CxrsegError: There are none, a column or a file is missing, or the CSV is malformed.
+    """
+    found: list[SourceImage] = []
+    for split in splits:
+        images = _of_folder(data, split) if data.is_dir() else _of_table(data, split, where or {})
+        by_source: dict[str, dict[str, SourceImage]] = {}
+        for image in images:
+            by_source.setdefault(image.source, {}).setdefault(image.name, image)
+        for named in by_source.values():
+            found += spread(list(named.values()), limit)
+    if not found:
+        cause = f"has no image of the split {' or '.join(splits)}" + (" there" if where else "")
+        raise CxrsegError(data, cause, "check its column split, or the folder's names")
+    return found
+
+
+def _of_folder(data: Path, split: str) -> Iterator[SourceImage]:
+    folder = data / split / "images"
+    if folder.is_dir():
+        for path in find_images([folder]):
+            name = path.relative_to(data).as_posix()
+            yield SourceImage(name, path, data.name, name)
+
+
+def _of_table(data: Path, split: str, where: Mapping[str, Sequence[str]]) -> Iterator[SourceImage]:
+    columns, rows = read_table(data)
+    for column in ("image", "split", *where):
+        if column not in columns:
+            raise CxrsegError(data, f"has no column {column!r}", f"it has {', '.join(columns)}")
+    for row in rows:
+        if row["split"] != split or any(row[name] not in where[name] for name in where):
+            continue
+        path = data.parent / row["image"]
+        if not path.is_file():
+            raise CxrsegError(path, "no such image file", f"{data.name} names it")
+        # An absolute path tells of the machine and has no place in a record.
+        named = Path(row["image"])
+        name = named.name if named.is_absolute() else named.as_posix()
+        yield SourceImage(name, path, row.get("source") or "images", row.get("patient") or name)
+
+
+def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """Return at most `limit` items, spread evenly over all, in order; None = all."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[i * len(items) // limit] for i in range(limit)]
