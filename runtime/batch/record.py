@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from cxrseg.runtime.batch.jobs import Done, Job, Outcome
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.writers.tables import Record, Status
 
-
-def record(job: Job, outcome: Outcome) -> Record:
-    """Return what the tables hold of one input."""
-    if isinstance(outcome, CxrsegError):
-        source = job.subject if isinstance(job, CxrsegError) else str(job.source)
-        return Record(source, "error", str(outcome))
-    status: Status = "flagged" if outcome.withheld else "ok"
-    return Record(str(outcome.source), status, None, outcome.report, outcome.earlier)
+if TYPE_CHECKING:
+    from cxrseg.runtime.writers.tables import Record, Status
 
 
 def describe(done: Done) -> str:
@@ -31,3 +29,38 @@ def describe(done: Done) -> str:
         f"{done.source}: {shares} of the image, {ms:.0f} ms"
         f" on {report['provider']} -> {written}{flags}"
     )
+
+
+@contextmanager
+def recording(
+    csv: Path | None, jsonl: Path | None, append: bool
+) -> Iterator[Callable[[Job, Outcome], None]]:
+    """Give a function that records what became of each job in the tables that are asked for.
+
+    Args:
+        csv: As `summary` takes it.
+        jsonl: As `summary` takes it.
+        append: As `summary` takes it.
+
+    Raises:
+        CxrsegError: A table cannot be written, or its file is not ours.
+    """
+    if csv is None and jsonl is None:
+        yield lambda job, outcome: None
+        return
+    # Imported here, because few runs write tables.
+    from cxrseg.runtime.writers.tables import summary
+
+    with summary(csv, jsonl, append) as add:
+        yield lambda job, outcome: add(record_of(job, outcome))
+
+
+def record_of(job: Job, outcome: Outcome) -> Record:
+    """Return what the tables hold of one input."""
+    from cxrseg.runtime.writers.tables import Record
+
+    if isinstance(outcome, CxrsegError):
+        source = job.subject if isinstance(job, CxrsegError) else str(job.source)
+        return Record(source, "error", str(outcome))
+    status: Status = "flagged" if outcome.withheld else "ok"
+    return Record(str(outcome.source), status, None, outcome.report, outcome.earlier)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.radiograph import MAX_PIXELS, Radiograph, check_size, to_unit
@@ -29,6 +29,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
+_ORIENTATION = 274
 
 # A 16-bit gray PNG is "I" in some releases of Pillow and "I;16" in others.
 _PNG_16 = ("I", "I;16")
@@ -87,8 +88,7 @@ def _decode(path: Path) -> Radiograph:
         # libtiff writes notes of its own on damaged files.
         with quiet() if image.format == "TIFF" else nullcontext():
             image.load()
-        upright = ImageOps.exif_transpose(image)
-        gray = _gray(upright)
+        gray = _gray(_upright(image))
     pixels = to_unit(gray, top)
     if inverted:
         np.subtract(1, pixels, out=pixels)
@@ -112,15 +112,27 @@ def _refuse_pages(image: Image.Image, path: Path) -> None:
 
 def _tiff_scale(image: Image.Image) -> tuple[bool, float | None]:
     """Return whether gray values are still inverted, and the value of white where it is known."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+    # Asked for by its attribute: the class alone takes long to import.
+    tags = getattr(image, "tag_v2", None)
+    if tags is None:
         return False, None
     # Pillow turns white-is-zero around at 8 bits and below, and leaves deeper images as stored.
     deep = image.mode == "F" or image.mode.startswith("I")
-    inverted = deep and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-    bits = image.tag_v2.get(_BITS_PER_SAMPLE, (0,))[0]
+    inverted = deep and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    bits = tags.get(_BITS_PER_SAMPLE, (0,))[0]
     if image.mode.startswith("I;16") and 8 < bits < 16:
         return inverted, float(2**bits - 1)
     return inverted, None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return the image as its Exif orientation says."""
+    if image.getexif().get(_ORIENTATION, 1) == 1:
+        return image
+    # Imported here: few X-rays have one.
+    from PIL.ImageOps import exif_transpose
+
+    return exif_transpose(image)
 
 
 def _gray(image: Image.Image) -> NDArray[Any]:

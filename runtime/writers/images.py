@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 
 import cv2
 import numpy as np
@@ -21,6 +22,17 @@ _LINE = 400
 the shorter side counts: thicker than the image is wide, lines take minutes to draw."""
 
 _SAMPLES = 1_000_000
+
+_SOFTWARE = f"{MARK} {package_version()}"
+
+# A large X-ray takes seconds at the default level and is hardly smaller.
+_PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+# Older releases of OpenCV choose the filter themselves.
+if hasattr(cv2, "IMWRITE_PNG_FILTER"):
+    _PNG_OPTIONS += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
+
+# Signature and header, after which other chunks may stand.
+_PNG_START = 8 + 25
 
 
 def palette(labels: tuple[Label, ...]) -> list[int]:
@@ -57,11 +69,15 @@ def overlay_png(segmentation: Segmentation, radiograph: Radiograph) -> bytes:
 
 
 def rgb_png(picture: NDArray[np.uint8]) -> bytes:
-    """Return uint8 [H, W, 3], RGB, as an 8-bit PNG."""
-    file = _PngFile()
-    # A large X-ray takes seconds at the default level and is hardly smaller.
-    Image.fromarray(picture).save(file, compress_level=1, pnginfo=_mark())
-    return file.getvalue()
+    """Return uint8 [H, W, 3], RGB, as an 8-bit PNG.
+
+    OpenCV writes it: other threads may run meanwhile, and one filter for all rows takes half the
+    time of Pillow's search for the best of each row.
+    """
+    _, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), _PNG_OPTIONS)
+    text = b"tEXt" + f"Software\0{_SOFTWARE}".encode("ascii")
+    chunk = (len(text) - 4).to_bytes(4) + text + zlib.crc32(text).to_bytes(4)
+    return data[:_PNG_START].tobytes() + chunk + data[_PNG_START:].tobytes()
 
 
 class _PngFile(io.BytesIO):
@@ -72,7 +88,7 @@ class _PngFile(io.BytesIO):
 
 def _mark() -> PngInfo:
     info = PngInfo()
-    info.add_text("Software", f"{MARK} {package_version()}")
+    info.add_text("Software", _SOFTWARE)
     return info
 
 

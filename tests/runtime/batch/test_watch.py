@@ -302,11 +302,11 @@ def test_lines_lost_by_an_interruption_are_added(run_cxrseg, model, save_chest, 
     code = (
         "import os, signal\n"
         "from cxrseg.runtime.batch import record as module\n"
-        "original = module.record\n"
+        "original = module.record_of\n"
         "def record(*args):\n"
         "    os.kill(os.getpid(), signal.SIGINT) if told else told.append(args)\n"
         "    return original(*args)\n"
-        "told, module.record = [], record\n"
+        "told, module.record_of = [], record\n"
     )
     save_chest(xrays / "b.png")
     line = [sys.executable, "-c", code + MAIN, "--watch", str(xrays), *model, "--jsonl", str(told)]
