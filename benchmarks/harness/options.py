@@ -29,18 +29,24 @@ class SeedOptions:
 
 
 @dataclass(frozen=True)
-class DeviceOptions:
-    """What computes."""
+class ThreadOptions:
+    """How many threads compute on the CPU."""
 
-    device: str = option(
-        "--device", default=AUTO, type=click.Choice(DEVICES), help="What to compute on."
-    )
     threads: int | None = option(
         "--threads",
         default=None,
         metavar="N",
         type=click.IntRange(1, 256),
         help="CPU threads.  [default: one per physical core]",
+    )
+
+
+@dataclass(frozen=True)
+class DeviceOptions(ThreadOptions):
+    """What computes."""
+
+    device: str = option(
+        "--device", default=AUTO, type=click.Choice(DEVICES), help="What to compute on."
     )
 
 

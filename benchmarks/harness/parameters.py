@@ -67,9 +67,10 @@ def parameters(options: type[Options]) -> Iterator[click.Parameter]:
 def words(options: Options) -> Iterator[str]:
     """Give the words of the command line that stands for options, without those at defaults.
 
-    Paths are cut down to their file names: a record tells nothing of the machine.
+    Arguments come first. Paths are cut down to their file names: a record tells nothing of the
+    machine.
     """
-    for each in fields(options):
+    for each in sorted(fields(options), key=_is_option):
         flags, settings = each.metadata[_PARAMETER]
         value = getattr(options, each.name)
         if value is None or value == each.default:
@@ -87,3 +88,7 @@ def changed(options: Options, *names: str) -> list[str]:
     """Return those of the named fields that are not at their defaults."""
     defaults = {each.name: each.default for each in fields(options)}
     return [name for name in names if getattr(options, name) != defaults[name]]
+
+
+def _is_option(each: Field[Any]) -> bool:
+    return bool(each.metadata[_PARAMETER][0])
