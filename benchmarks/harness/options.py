@@ -51,15 +51,9 @@ class DeviceOptions(ThreadOptions):
 
 
 @dataclass(frozen=True)
-class RowOptions:
-    """Which rows of a CSV are taken."""
+class WhereOptions:
+    """Values that rows of a CSV must have."""
 
-    split: str = option(
-        "--split",
-        default="test",
-        metavar="NAME",
-        help="Rows to evaluate, by their column split.",
-    )
     where: tuple[str, ...] = option(
         "--where",
         default=(),
@@ -68,6 +62,18 @@ class RowOptions:
         callback=_terms,
         help="Only rows with this value; repeat to narrow down, or for other values of the same"
         " column.",
+    )
+
+
+@dataclass(frozen=True)
+class RowOptions(WhereOptions):
+    """Which rows of a CSV are taken."""
+
+    split: str = option(
+        "--split",
+        default="test",
+        metavar="NAME",
+        help="Rows to evaluate, by their column split.",
     )
     protocol: Protocol = option(
         "--protocol",

@@ -2,51 +2,89 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
 
-from cxrseg.benchmarks.harness.legacy_options import (
-    columns_and_values,
-    device_option,
-    limit_option,
-    output_option,
-    split_option,
-    threads_option,
-    where_option,
-)
-from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.benchmarks.harness.options import DeviceOptions, RowOptions
+from cxrseg.benchmarks.harness.parameters import PATH, argument, option
+from cxrseg.benchmarks.harness.result import Result, Table
+from cxrseg.benchmarks.harness.runner import benchmark
+from cxrseg.benchmarks.harness.samples import csv_facts, model_facts
+from cxrseg.export.reference.images import SourceImage, read_images
 from cxrseg.runtime.core.labels import PROTOCOLS, Protocol
-from cxrseg.runtime.terminal.console import echo, watched
+from cxrseg.runtime.core.segmentation import Segmentation
+from cxrseg.runtime.inference.session import default_threads
+from cxrseg.runtime.quality.assess import judged_protocol
+from cxrseg.runtime.quality.rules import RULES
+from cxrseg.runtime.readers.folders import find_images
+from cxrseg.runtime.readers.reading import read
+from cxrseg.runtime.segmenter import Segmenter
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+Pixels = NDArray[np.float32]
 
-    from cxrseg.benchmarks.harness.legacy_samples import Case
-    from cxrseg.runtime.segmenter import Segmenter
-
-    Pixels = NDArray[np.float32]
-
-_PATH = click.Path(path_type=Path)
-_CUT = 0.3
+CUT = 0.3
+"""Share of an image that is cut off at a side."""
 
 DEFINITIONS = (
     "Flagged: share of the images with any flag of the runtime; each code's share follows. Images "
     "of the CSV are taken for good ones, whose flags are false alarms. Suspect folders and "
-    f"generated images should be flagged: inverted, upside down (turned by 180 degrees), quarter "
-    f"turns, mirrored, cut (the outer {100 * _CUT:.0f} % of the left or right side removed), blank "
+    "generated images should be flagged: inverted, upside down (turned by 180 degrees), quarter "
+    f"turns, mirrored, cut (the outer {100 * CUT:.0f} % of the left or right side removed), blank "
     "(the image's mean) and noise (uniform)."
 )
 
 
 @dataclass(frozen=True)
-class Looked:
+class Options(DeviceOptions, RowOptions):
+    """Options of ``cxrseg-bench quality``."""
+
+    model: Path | None = argument(default=None, type=PATH)
+    data: Path = option(
+        "--data",
+        metavar="CSV",
+        type=PATH,
+        help="Good images: columns image, split and others; paths relative to the file.",
+    )
+    suspects: tuple[Path, ...] = option(
+        "--suspect",
+        default=(),
+        multiple=True,
+        metavar="DIR",
+        type=PATH,
+        help="A folder of images that should be flagged; repeat for more.",
+    )
+    transforms: bool = option(
+        "--transforms",
+        default=False,
+        is_flag=True,
+        help="Also invert, turn, mirror and cut the good images, and replace them by nothing and"
+        " noise.",
+    )
+    protocol: Protocol = option(
+        "--protocol",
+        default="fields",
+        type=click.Choice(PROTOCOLS),
+        help="What to segment. Rows of every protocol are taken.",
+    )
+    limit: int | None = option(
+        "--limit",
+        default=None,
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Images of each source, spread evenly.",
+    )
+
+
+@dataclass(frozen=True)
+class FlaggedImage:
     """What the runtime said of one image.
 
     Attributes:
@@ -60,91 +98,131 @@ class Looked:
     flags: tuple[str, ...]
 
 
-def transforms() -> dict[str, Callable[[Pixels, int], Pixels]]:
-    """Return name -> what makes of float32 [H, W] in [0, 1] and a seed an image to be flagged."""
-    import numpy as np
+def _cut(pixels: Pixels) -> int:
+    return int(CUT * pixels.shape[1])
 
-    def noise(pixels: Pixels, seed: int) -> Pixels:
-        return np.random.default_rng(seed).random(pixels.shape, np.float32)
 
-    def cut(pixels: Pixels) -> int:
-        return int(_CUT * pixels.shape[1])
+TRANSFORMS: Mapping[str, Callable[[Pixels, int], Pixels]] = {
+    "inverted": lambda pixels, _: 1 - pixels,
+    "upside down": lambda pixels, _: pixels[::-1, ::-1],
+    "quarter turn left": lambda pixels, _: np.rot90(pixels),
+    "quarter turn right": lambda pixels, _: np.rot90(pixels, 3),
+    "mirrored": lambda pixels, _: pixels[:, ::-1],
+    "cut left": lambda pixels, _: pixels[:, _cut(pixels) :],
+    "cut right": lambda pixels, _: pixels[:, : -_cut(pixels)],
+    "blank": lambda pixels, _: np.full_like(pixels, pixels.mean()),
+    "noise": lambda pixels, seed: np.random.default_rng(seed).random(pixels.shape, np.float32),
+}
+"""Name -> what makes of float32 [H, W] in [0, 1] and a seed an image that should be flagged."""
 
-    return {
-        "inverted": lambda pixels, _: 1 - pixels,
-        "upside down": lambda pixels, _: pixels[::-1, ::-1],
-        "quarter turn left": lambda pixels, _: np.rot90(pixels),
-        "quarter turn right": lambda pixels, _: np.rot90(pixels, 3),
-        "mirrored": lambda pixels, _: pixels[:, ::-1],
-        "cut left": lambda pixels, _: pixels[:, cut(pixels) :],
-        "cut right": lambda pixels, _: pixels[:, : -cut(pixels)],
-        "blank": lambda pixels, _: np.full_like(pixels, pixels.mean()),
-        "noise": noise,
-    }
+
+@benchmark("quality", Options)
+def quality(options: Options) -> Result:
+    """Measure how often the runtime flags images.
+
+    MODEL is a file written by cxrseg-export; by default the one that ships with cxrseg. Figures
+    are given per value of the column source. The limits come from the model's quality reference,
+    which cxrseg-bench quality-fit fits, never to the split test.
+
+    Rows of the split external are evaluated with --split external alone.
+    """
+    images = read_images(options.data, [options.split], terms(options.where), options.limit)
+    suspects = [(folder.name, x) for folder in options.suspects for x in find_images([folder])]
+    segmenter = Segmenter(options.model, options.device, options.threads, options.protocol)
+    total = len(images) * (1 + (len(TRANSFORMS) if options.transforms else 0)) + len(suspects)
+    progress = tqdm(
+        look(segmenter, images, suspects, options.transforms),
+        total=total,
+        unit="image",
+        disable=None,
+    )
+    found = list(progress)
+    groups = shares(found)
+    return Result(
+        f"{segmenter.path.name} on {options.data.name}, split {options.split}",
+        {
+            "model": model_facts(segmenter.path, segmenter.model),
+            "settings": {
+                "provider": segmenter.model.provider,
+                "threads": options.threads or default_threads(),
+                "protocol": options.protocol,
+                "thresholds": thresholds(segmenter),
+                "not_assessed": list(segmenter.not_assessed),
+            },
+            "images": {
+                **csv_facts(options.data, options, len(images)),
+                "suspects": [folder.name for folder in options.suspects],
+            },
+            "groups": groups,
+        },
+        [_table(groups)],
+        definitions=DEFINITIONS,
+        images=[asdict(each) for each in found if each.flags and ", " not in each.group],
+    )
+
+
+def terms(where: Sequence[str]) -> dict[str, list[str]]:
+    """Return column -> accepted values of terms ``column=value``."""
+    found: dict[str, list[str]] = {}
+    for term in where:
+        column, _, value = term.partition("=")
+        found.setdefault(column, []).append(value)
+    return found
 
 
 def look(
     segmenter: Segmenter,
-    cases: Sequence[Case],
+    images: Sequence[SourceImage],
     suspects: Sequence[tuple[str, Path]],
-    generated: bool,
-) -> Iterator[Looked]:
+    transformed: bool,
+) -> Iterator[FlaggedImage]:
     """Segment every image and give its flags.
 
     Args:
         segmenter: The loaded model.
-        cases: Images that are fine, grouped by their column ``source``.
+        images: Images that are fine.
         suspects: Group and path of images that are not.
-        generated: Whether to transform every case as well.
+        transformed: Whether to do the good images under all `TRANSFORMS` as well.
 
     Raises:
         CxrsegError: An image cannot be read, or the model fails.
     """
-    import numpy as np
-
-    from cxrseg.runtime.readers import read
-
-    makers = transforms() if generated else {}
-    for seed, case in enumerate(cases):
-        radiograph = read(case.image)
-        source = case.row.get("source") or "images"
-        yield Looked(source, case.name, _codes(segmenter.segment(radiograph)))
-        for name, make in makers.items():
-            pixels = np.ascontiguousarray(make(radiograph.pixels, seed))
-            result = segmenter.segment(replace(radiograph, pixels=pixels), case.name)
-            yield Looked(f"{source}, {name}", case.name, _codes(result))
+    for seed, image in enumerate(images):
+        radiograph = read(image.path)
+        yield FlaggedImage(image.source, image.name, _codes(segmenter.segment(radiograph)))
+        for name, transform in TRANSFORMS.items() if transformed else ():
+            pixels = np.ascontiguousarray(transform(radiograph.pixels, seed))
+            result = segmenter.segment(replace(radiograph, pixels=pixels), image.name)
+            yield FlaggedImage(f"{image.source}, {name}", image.name, _codes(result))
     for group, path in suspects:
-        yield Looked(f"suspect {group}", path.name, _codes(segmenter.segment(path)))
+        yield FlaggedImage(f"suspect {group}", path.name, _codes(segmenter.segment(path)))
 
 
-def _codes(result: Any) -> tuple[str, ...]:
+def _codes(result: Segmentation) -> tuple[str, ...]:
     return tuple(flag.code for flag in result.flags)
 
 
-def shares(looked: Sequence[Looked]) -> dict[str, dict[str, Any]]:
+def shares(found: Sequence[FlaggedImage]) -> dict[str, dict[str, Any]]:
     """Return group -> number of images, share flagged and share of each code, most frequent first.
 
     The plain groups come before the generated ones.
     """
-    groups: dict[str, list[Looked]] = {}
-    for each in looked:
-        groups.setdefault(each.group, []).append(each)
-    found = {}
+    groups: dict[str, list[FlaggedImage]] = {}
+    for image in found:
+        groups.setdefault(image.group, []).append(image)
+    figures = {}
     for group in sorted(groups, key=lambda name: (name.startswith("suspect "), ", " in name)):
         images = groups[group]
-        codes = Counter(code for each in images for code in dict.fromkeys(each.flags))
-        found[group] = {
+        codes = Counter(code for image in images for code in dict.fromkeys(image.flags))
+        figures[group] = {
             "images": len(images),
-            "flagged": round(sum(bool(each.flags) for each in images) / len(images), 4),
+            "flagged": round(sum(bool(image.flags) for image in images) / len(images), 4),
             "codes": {code: round(n / len(images), 4) for code, n in codes.most_common()},
         }
-    return found
+    return figures
 
 
-def shares_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the shares as an aligned Markdown table."""
-    from cxrseg.benchmarks.harness.legacy_record import table
-
+def _table(figures: Mapping[str, Mapping[str, Any]]) -> Table:
     rows = [
         [
             group,
@@ -154,192 +232,16 @@ def shares_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
         ]
         for group, each in figures.items()
     ]
-    return table(["images", "n", "flagged", "codes"], rows)
-
-
-def good_images(
-    data: Path, split: str, where: Sequence[tuple[str, str]], limit: int | None
-) -> list[Case]:
-    """Return the rows of both protocols: how a reference was drawn does not matter here.
-
-    Args:
-        data: The CSV.
-        split: Value of its column ``split``.
-        where: Column and value that a row must have.
-        limit: Images of each source, spread evenly; None = all.
-
-    Raises:
-        CxrsegError: As `read_cases`.
-    """
-    from cxrseg.benchmarks.harness.legacy_samples import read_cases, spread
-
-    found: dict[str, Case] = {}
-    errors = []
-    for protocol in PROTOCOLS:
-        try:
-            found |= {case.name: case for case in read_cases(data, split, where, protocol)}
-        except CxrsegError as error:
-            errors.append(error)
-    if not found:
-        raise errors[0]
-    groups: dict[str, list[Case]] = {}
-    for case in found.values():
-        groups.setdefault(case.row.get("source", ""), []).append(case)
-    return [case for group in groups.values() for case in spread(group, limit)]
-
-
-@click.command("quality")
-@click.argument("model", required=False, type=_PATH)
-@click.option(
-    "--data",
-    required=True,
-    metavar="CSV",
-    type=_PATH,
-    help="Good images: columns image, mask, split and others; paths relative to the file.",
-)
-@split_option
-@where_option
-@click.option(
-    "--suspect",
-    "suspects",
-    multiple=True,
-    metavar="DIR",
-    type=_PATH,
-    help="A folder of images that should be flagged; repeat for more.",
-)
-@click.option(
-    "--transforms",
-    "generated",
-    is_flag=True,
-    help="Also invert, turn, mirror and cut the good images, and replace them by nothing and"
-    " noise.",
-)
-@click.option(
-    "--protocol",
-    type=click.Choice(PROTOCOLS),
-    default="fields",
-    show_default=True,
-    help="What to segment.",
-)
-@output_option
-@device_option
-@threads_option
-@limit_option
-@click.pass_context
-def command(
-    context: click.Context,
-    model: Path | None,
-    data: Path,
-    split: str,
-    where: tuple[str, ...],
-    suspects: tuple[Path, ...],
-    generated: bool,
-    protocol: Protocol,
-    output: Path | None,
-    device: str,
-    threads: int | None,
-    limit: int | None,
-) -> None:
-    """Measure how often the runtime flags images.
-
-    MODEL is a file written by cxrseg-export; by default the one that ships with cxrseg. Rows of
-    every protocol are taken; figures are given per value of the column source, and --limit counts
-    images of each source. The limits come from cxrseg-bench quality-fit, never from the split
-    test.
-
-    \b
-    Rows of the split external are evaluated with --split external alone.
-    """
-    # Imported here, so that --help answers at once.
-    from cxrseg.benchmarks.harness.legacy_record import (
-        check_output,
-        command_line,
-        environment,
-        now,
-        write_record,
-    )
-    from cxrseg.runtime.inference.session import default_threads
-    from cxrseg.runtime.readers import find_images
-    from cxrseg.runtime.segmenter import Segmenter
-
-    cases = good_images(data, split, columns_and_values(where), limit)
-    images = [(folder.name, path) for folder in suspects for path in find_images([folder])]
-    if output is not None:
-        check_output(output)
-    segmenter = Segmenter(model, device, threads, protocol)
-
-    date = now()
-    count = len(cases) * (1 + (len(transforms()) if generated else 0)) + len(images)
-    looked = list(watched(look(segmenter, cases, images, generated), count))
-    figures = shares(looked)
-    title = f"{segmenter.path.name} on {data.name}, split {split}"
-    tables = [shares_table(figures)]
-    for line in "\n\n".join([title, *tables]).split("\n"):
-        echo(line)
-    if output is None:
-        return
-    loaded = segmenter.model
-    record: dict[str, Any] = {
-        "command": command_line(context),
-        "date": date,
-        **environment(),
-        "model": {
-            "file": segmenter.path.name,
-            "name": loaded.card.name,
-            "version": loaded.card.version,
-            "sha256": loaded.sha256,
-        },
-        "settings": {
-            "provider": loaded.provider,
-            "threads": threads or default_threads(),
-            "protocol": protocol,
-            "thresholds": thresholds(segmenter),
-            "not_assessed": list(segmenter.not_assessed),
-        },
-        "data": {
-            "csv": data.name,
-            "sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
-            "split": split,
-            "where": list(where),
-            "limit": limit,
-            "suspects": [folder.name for folder in suspects],
-            "images": len(looked),
-        },
-        "definitions": DEFINITIONS,
-        "groups": figures,
-        "flagged_images": [
-            {"group": each.group, "image": each.image, "flags": list(each.flags)}
-            for each in looked
-            if each.flags and ", " not in each.group
-        ],
-    }
-    write_record(output, "quality", record, _markdown(title, record, tables))
-    echo(f"written: {output}, {output.with_suffix('.md')}")
+    return Table(["images", "n", "flagged", "codes"], rows)
 
 
 def thresholds(segmenter: Segmenter) -> dict[str, float]:
     """Return name -> limit of each rule that the segmenter judges."""
-    from cxrseg.runtime.quality.assess import judged_protocol
-    from cxrseg.runtime.quality.rules import RULES
-
-    reference, labels = segmenter.reference, segmenter.labels
-    protocol = judged_protocol(reference, labels)
+    reference = segmenter.reference
+    protocol = judged_protocol(reference, segmenter.labels)
     fitted = {} if reference is None or protocol is None else reference.limits[protocol]
-    lacking = {*segmenter.not_assessed}
     return {
         name: round(float(fitted.get(name, rule.limit)), 4)
         for name, rule in RULES.items()
-        if rule.code not in lacking
+        if rule.code not in segmenter.not_assessed
     }
-
-
-def _markdown(title: str, record: Mapping[str, Any], tables: Sequence[str]) -> str:
-    from cxrseg.benchmarks.harness.legacy_record import circumstances
-
-    facts = [
-        f"# Quality flags: {title}",
-        f"`{record['command']}`",
-        f"{circumstances(record)}; model SHA-256 `{record['model']['sha256']}`.",
-        record["definitions"],
-    ]
-    return "\n\n".join([*facts, *tables])

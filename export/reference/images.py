@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.readers import find_images
+from cxrseg.runtime.readers.folders import find_images
 from cxrseg.trainer.data.samples import read_table
 
 FITTED_SPLITS = ("train", "val")

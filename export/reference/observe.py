@@ -14,7 +14,7 @@ from cxrseg.runtime.core.preprocess import preprocess
 from cxrseg.runtime.inference.postprocess import clean_components, label_mask
 from cxrseg.runtime.inference.session import LoadedModel
 from cxrseg.runtime.quality.features import cut_off, grid_logits, shape, thumbnail, uncertainty
-from cxrseg.runtime.readers import read
+from cxrseg.runtime.readers.reading import read
 
 _CUT, _PAD, _PADDED = 0.08, 0.11, 0.4
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cxrseg.benchmarks.quality.quality import Looked, shares, thresholds, transforms
+from cxrseg.benchmarks.quality.quality import TRANSFORMS, FlaggedImage, shares, thresholds
 from cxrseg.export.reference.attach import attach
 from cxrseg.runtime import Segmenter
 from cxrseg.runtime.quality.rules import FITTED, RULES
@@ -41,31 +41,35 @@ def test_record_tells_shares_by_group(
     done = bench("quality", referenced, "--data", data, *options, "-o", output)
     assert done.code == 0, done.err
     record = json.loads(output.read_text())
-    groups = record["groups"]
+    groups = record["data"]["groups"]
     assert list(groups)[:2] == ["b", "a"] or list(groups)[:2] == ["a", "b"]
     assert list(groups)[-1] == "suspect odd" and groups["suspect odd"]["flagged"] == 1
-    assert {f"a, {name}" for name in transforms()} <= set(groups)
+    assert {f"a, {name}" for name in TRANSFORMS} <= set(groups)
     assert groups["a"]["images"] + groups["b"]["images"] == 4
     assert groups["a, noise"]["flagged"] == 1 and "not_chest" in groups["a, noise"]["codes"]
-    assert record["settings"]["thresholds"]["tiny"] == RULES["tiny"].limit
-    page = output.with_suffix(".md").read_text()
-    assert "suspect odd" in page and "| a, inverted" in page
-    assert str(tmp_path) not in page + output.read_text()
+    assert record["data"]["settings"]["thresholds"]["tiny"] == RULES["tiny"].limit
+    assert "suspect odd" in done.out and "| a, inverted" in done.out
+    images = (tmp_path / "quality-images.json").read_text()
+    flagged = json.loads(images)["images"]
+    assert {"group": "suspect odd", "image": "flat.png", "flags": ["not_chest"]} in flagged
+    assert all(each["flags"] for each in flagged)
+    assert "flat.png" not in output.read_text()
+    assert str(tmp_path) not in images + output.read_text()
 
 
 def test_limit_counts_images_of_each_source(bench: Bench, model: Path, data: Path) -> None:
     done = bench("quality", model, "--data", data, "--device", "cpu", "--limit", 1)
     assert done.code == 0, done.err
     rows = [line.split("|")[1:3] for line in done.out.splitlines() if line.startswith("| ")]
-    assert sorted((name.strip(), n.strip()) for name, n in rows[2:]) == [("a", "1"), ("b", "1")]
+    assert sorted((name.strip(), n.strip()) for name, n in rows[1:]) == [("a", "1"), ("b", "1")]
 
 
 def test_shares() -> None:
     looked = [
-        Looked("a, blank", "1", ("no_lung",)),
-        Looked("suspect x", "3", ()),
-        Looked("a", "1", ()),
-        Looked("a", "2", ("cropped", "cropped", "tiny")),
+        FlaggedImage("a, blank", "1", ("no_lung",)),
+        FlaggedImage("suspect x", "3", ()),
+        FlaggedImage("a", "1", ()),
+        FlaggedImage("a", "2", ("cropped", "cropped", "tiny")),
     ]
     found = shares(looked)
     assert list(found) == ["a", "a, blank", "suspect x"]

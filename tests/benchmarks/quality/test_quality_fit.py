@@ -52,15 +52,15 @@ def test_fit_writes_a_model_that_carries_its_reference(bench: Bench, tmp_path: P
     assert text is not None and text != load_model(default_model(), "cpu", 1).reference
     reference = Reference.from_json(text)
     assert reference.images == 56 and reference.protocols == ("fields", "whole")
-    record = json.loads(output.read_text())
-    assert record["data"]["images"] == 56
+    data = json.loads(output.read_text())["data"]
+    assert data["images"]["images"] == 56
     for protocol in reference.protocols:
         found = reference.limits[protocol]
         assert {*found} == {*FITTED}
         assert all(found[name] >= RULES[name].limit for name in FITTED)
         for name, limit in found.items():
-            assert limit == pytest.approx(record["limits"][protocol][name]["value"], rel=1e-3)
-        assert record["alarms"][protocol]["a"]["images"] > 20
-        assert 0 <= record["mirrored"][protocol]["b"] <= 1
+            assert limit == pytest.approx(data["limits"][protocol][name]["value"], rel=1e-3)
+        assert data["alarms"][protocol]["a"]["images"] > 20
+        assert 0 <= data["mirrored"][protocol]["b"] <= 1
     assert "protocol fields" in done.out
     assert str(tmp_path) not in output.read_text()
