@@ -6,11 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.model_card import METADATA_KEY, REFERENCE_KEY, ModelCard
 from cxrseg.runtime.inference.devices import AUTO, AUTO_ORDER, PROVIDERS
+
+if TYPE_CHECKING:
+    from cxrseg.runtime.core.model_card import ModelCard
 
 MAX_MODEL_BYTES = 2_000_000_000
 """Largest model file accepted; ONNX itself ends at 2 GiB."""
@@ -138,6 +140,8 @@ class Loading:
         """
         # Imported here: the model is loaded meanwhile.
         import hashlib
+
+        from cxrseg.runtime.core.model_card import REFERENCE_KEY
 
         self._is_read.wait()
         sha256 = hashlib.sha256(self._data).hexdigest()
@@ -301,6 +305,9 @@ def _detail(failure: Exception) -> str:
 
 
 def _card_of(session: Any, path: Path) -> ModelCard:
+    # Imported here: a command imports it while the model loads.
+    from cxrseg.runtime.core.model_card import METADATA_KEY, ModelCard
+
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     if text is None:
         raise CxrsegError(path, "is an ONNX model but not one of cxrseg's", _EXPORT_AGAIN)
