@@ -27,7 +27,6 @@ SUBCOMMANDS = {
         "Show what INT8 does to weights and layers.",
     ),
     "ranks": ("quantization.ranks", "Show where AdaLoRA spent its budget."),
-    "labels": ("accuracy.labels", "old"),
     "quality": ("quality.quality", "Count how often images are flagged."),
     "quality-fit": ("quality.quality_fit", "Fit the limits of the flags to a model."),
     "methods": ("methods.methods", "Train and compare methods on the same images."),

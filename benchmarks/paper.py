@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import click
 
-from cxrseg.benchmarks.accuracy import accuracy, significance, ssim
+from cxrseg.benchmarks.accuracy import significance, ssim
+from cxrseg.benchmarks.accuracy.accuracy import accuracy
 from cxrseg.benchmarks.harness.legacy_options import (
     columns_and_values,
     data_option,

@@ -1,1 +1,4 @@
-"""benchmarks/accuracy."""
+"""Models and X-rays with reference masks come in, figures of how well both agree go out.
+
+`accuracy` scores one model, `significance` and `ssim` compare two.
+"""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrseg.benchmarks.accuracy.metrics import bootstrap_interval
+from cxrseg.benchmarks.accuracy.intervals import bootstrap_interval
 
 ALPHA = 0.05
 """Level of every test."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from cxrseg.benchmarks.accuracy.metrics import Mask, dice, iou
-from cxrseg.benchmarks.accuracy.surfaces import compare_surfaces
-from cxrseg.benchmarks.harness.legacy_samples import Case
+from cxrseg.benchmarks.accuracy.metrics import Mask, compare_surfaces, dice, iou
+from cxrseg.benchmarks.harness.samples import Sample
 from cxrseg.runtime.core.labels import LABELS, Side
 from cxrseg.runtime.core.radiograph import Spacing
 from cxrseg.runtime.core.segmentation import Segmentation
+from cxrseg.runtime.readers import read
 from cxrseg.runtime.segmenter import Segmenter
 from cxrseg.trainer.data.samples import read_mask, tell_sides_apart
 
@@ -72,6 +72,8 @@ class Score:
         missing: Sides of the reference's lungs that were not found: no such lung in the
             prediction, or a Dice below `MIN_FOUND`. Empty where they are swapped.
         flags: Codes of the runtime's quality flags.
+        dice_other: Dice coefficient of the reference with both lungs that the model finds under
+            the other label protocol; None where that was not looked at.
     """
 
     image: str
@@ -82,6 +84,12 @@ class Score:
     swapped: bool
     missing: tuple[Side, ...]
     flags: tuple[str, ...]
+    dice_other: float | None = None
+
+    @property
+    def mislabeled(self) -> bool:
+        """Whether the reference agrees better with the model under the other protocol."""
+        return self.dice_other is not None and self.dice_other > self.union.dice
 
 
 @dataclass(frozen=True)
@@ -142,8 +150,7 @@ def agreement(prediction: Mask, truth: Mask, pitch: float | None = None) -> Agre
         pitch: Side of a pixel in mm; None = unknown.
 
     Returns:
-        Every measure, finite for empty masks too, see
-        `cxrseg.benchmarks.accuracy.surfaces.compare_surfaces`.
+        Every measure, finite for empty masks too, see `compare_surfaces`.
 
     Raises:
         ValueError: The shapes differ, or a mask is not boolean.
@@ -185,13 +192,13 @@ def _common(first: Mask, second: Mask) -> int:
     return int(np.count_nonzero(first & second))
 
 
-def compare(result: Segmentation, reference: Reference, case: Case, group: str = "") -> Score:
+def compare(result: Segmentation, reference: Reference, sample: Sample, group: str = "") -> Score:
     """Compare the segmentation of one image with its reference.
 
     Args:
         result: The segmentation, at the image's native size.
         reference: The reference, of the same size.
-        case: The image; its files are not read.
+        sample: The image; its files are not read.
         group: Its value in the grouping column.
     """
     pitch = pixel_pitch(result.spacing)
@@ -201,37 +208,47 @@ def compare(result: Segmentation, reference: Reference, case: Case, group: str =
     }
     swapped = bool(lungs) and is_swapped(prediction, reference.lungs)
     return Score(
-        image=case.name,
-        patient=case.patient,
+        image=sample.name,
+        patient=sample.patient,
         group=group,
         union=agreement(result.mask != 0, reference.union, pitch),
         lungs=lungs,
         swapped=swapped,
         missing=tuple(
             side
-            for side, each in lungs.items()
-            if not swapped and each.dice < MIN_FOUND and reference.lungs[side].any()
+            for side, lung in lungs.items()
+            if not swapped and lung.dice < MIN_FOUND and reference.lungs[side].any()
         ),
         flags=tuple(flag.code for flag in result.flags),
     )
 
 
-def score(segmenter: Segmenter, cases: Iterable[Case], by: str | None = None) -> Iterator[Score]:
+def score(
+    segmenter: Segmenter,
+    samples: Iterable[Sample],
+    by: str | None = None,
+    other: Segmenter | None = None,
+) -> Iterator[Score]:
     """Segment images and compare each with its reference mask at native size.
 
     Args:
         segmenter: The loaded model.
-        cases: Images with masks.
+        samples: Images with masks.
         by: Column whose value becomes the group.
+        other: The same model under the other label protocol, to look for mislabeled masks.
 
     Yields:
-        One score per case, in order.
+        One score per sample, in order.
 
     Raises:
         CxrsegError: An image or mask cannot be read, or their sizes differ.
     """
-    for case in cases:
-        result = segmenter.segment(case.image)
-        height, width = result.mask.shape
-        reference = read_reference(case.mask, (height, width))
-        yield compare(result, reference, case, case.row[by] if by else "")
+    for sample in samples:
+        radiograph, name = read(sample.image), str(sample.image)
+        reference = read_reference(sample.mask, radiograph.size)
+        result = segmenter.segment(radiograph, name)
+        found = compare(result, reference, sample, sample.row[by] if by else "")
+        if other is not None:
+            mask = other.segment(radiograph, name).mask
+            found = replace(found, dice_other=dice(mask != 0, reference.union))
+        yield found

@@ -24,6 +24,7 @@ from cxrseg.benchmarks.harness.legacy_options import (
     threads_option,
     where_option,
 )
+from cxrseg.benchmarks.harness.record import images_file
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import Protocol
 from cxrseg.runtime.terminal.console import echo, watched
@@ -83,10 +84,17 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_bytes())
         if record["benchmark"] != "accuracy":
             raise ValueError(f"a result of {record['benchmark']}")
-        for each in record["images"]:
+        images = json.loads(images_file(path).read_bytes())["images"]
+        for each in images:
             if not isinstance(each["image"], str) or not 0 <= float(each["dice"]) <= 1:
                 raise ValueError("an image without name or Dice")
-        return {**record, "settings": dict(record["settings"]), "data": dict(record["data"])}
+        told = record["data"]
+        return {
+            "images": images,
+            "model": told["model"],
+            "settings": dict(told["settings"]),
+            "data": dict(told["dataset"]),
+        }
     except OSError as error:
         raise CxrsegError(path, f"cannot be read ({error.strerror})", "check the path") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -55,7 +55,7 @@ def summarize(found: Sequence[Similarity], by: str | None, seed: int) -> dict[st
     """
     import numpy as np
 
-    from cxrseg.benchmarks.accuracy.metrics import bootstrap_interval
+    from cxrseg.benchmarks.accuracy.intervals import bootstrap_interval
     from cxrseg.benchmarks.accuracy.summary import ALL
 
     groups: dict[str, list[Similarity]] = {}

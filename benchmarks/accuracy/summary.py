@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from cxrseg.benchmarks.accuracy.metrics import bootstrap_interval
+from cxrseg.benchmarks.accuracy.intervals import Interval, bootstrap_interval
 from cxrseg.benchmarks.accuracy.scoring import SIDES, Agreement, Score
 from cxrseg.runtime.core.labels import Side
+
+Item = TypeVar("Item")
 
 ALL = "all"
 """Name of the group that holds every image."""
@@ -45,11 +47,26 @@ class Spread:
     median: float
     p5: float
     p95: float
-    ci95: tuple[float, float] | None
+    ci95: Interval | None
 
 
 Figures = Mapping[str, Spread | None]
 """One of `MEASURES` -> its distribution; None where no image tells it, as mm without spacing."""
+
+
+@dataclass(frozen=True)
+class Mislabeled:
+    """Masks of one group that agree better with the other label protocol.
+
+    Attributes:
+        mislabeled: Number of those masks.
+        mean_dice_mislabeled: Mean Dice of their images under their own protocol; None without any.
+        mean_dice_others: Mean Dice of the other images; None without any.
+    """
+
+    mislabeled: int
+    mean_dice_mislabeled: float | None
+    mean_dice_others: float | None
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,7 @@ class Summary:
         missing: Number of those with a lung that was not found.
         union: Figures of both lungs together.
         lungs: Side -> figures of that lung over the sided images; empty without any.
+        mislabeled: Masks that fit the other label protocol; None where that was not checked.
     """
 
     images: int
@@ -75,13 +93,40 @@ class Summary:
     missing: int
     union: Figures
     lungs: Mapping[Side, Figures]
+    mislabeled: Mislabeled | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, the measures of the union beside the counts."""
         plain = asdict(self)
-        union = plain.pop("union")
-        lungs = plain.pop("lungs")
-        return {**plain, **union, "lungs": lungs or None}
+        union, lungs, mislabeled = (plain.pop(name) for name in ("union", "lungs", "mislabeled"))
+        return {**plain, **(mislabeled or {}), **union, "lungs": lungs or None}
+
+
+def summaries(scores: Sequence[Score], by: str | None, seed: int = 0) -> dict[str, Summary]:
+    """Return the figures of each group, by name, and last those of `ALL` images.
+
+    Args:
+        scores: At least one.
+        by: Name of the grouping column; None = no groups.
+        seed: Seed of the bootstrap.
+    """
+    groups = grouped(scores, [score.group for score in scores], by)
+    return {name: summarize(members, seed) for name, members in groups.items()}
+
+
+def grouped(items: Sequence[Item], groups: Sequence[str], by: str | None) -> dict[str, list[Item]]:
+    """Return the items of each group, called ``column value``, and last `ALL` of them.
+
+    Args:
+        items: At least one.
+        groups: The value of each in the grouping column.
+        by: Name of the grouping column; None = no groups.
+    """
+    found: dict[str, list[Item]] = {f"{by} {group}": [] for group in sorted({*groups}) if by}
+    for item, group in zip(items, groups, strict=True):
+        if by:
+            found[f"{by} {group}"].append(item)
+    return {**found, ALL: list(items)}
 
 
 def summarize(scores: Sequence[Score], seed: int = 0) -> Summary:
@@ -91,28 +136,30 @@ def summarize(scores: Sequence[Score], seed: int = 0) -> Summary:
         scores: At least one.
         seed: Seed of the bootstrap.
     """
-    sided = [each for each in scores if each.lungs]
-    patients = [each.patient for each in sided]
+    sided = [score for score in scores if score.lungs]
+    patients = [score.patient for score in scores]
+    sided_patients = [score.patient for score in sided]
     return Summary(
         images=len(scores),
-        patients=len({each.patient for each in scores}),
-        flagged=sum(bool(each.flags) for each in scores),
+        patients=len({*patients}),
+        flagged=sum(bool(score.flags) for score in scores),
         sided=len(sided),
-        swapped=sum(each.swapped for each in sided),
-        missing=sum(bool(each.missing) for each in sided),
-        union=_figures([each.union for each in scores], [each.patient for each in scores], seed),
+        swapped=sum(score.swapped for score in sided),
+        missing=sum(bool(score.missing) for score in sided),
+        union=_figures([score.union for score in scores], patients, seed),
         lungs={
-            side: _figures([each.lungs[side] for each in sided], patients, seed)
+            side: _figures([score.lungs[side] for score in sided], sided_patients, seed)
             for side in SIDES
             if sided
         },
+        mislabeled=_mislabeled(scores),
     )
 
 
 def _figures(agreements: Sequence[Agreement], patients: Sequence[str], seed: int) -> Figures:
     figures: dict[str, Spread | None] = {}
     for name in MEASURES:
-        values = [getattr(each, name) for each in agreements]
+        values = [getattr(agreement, name) for agreement in agreements]
         known = [i for i, value in enumerate(values) if value is not None]
         figures[name] = (
             _spread([values[i] for i in known], [patients[i] for i in known], seed)
@@ -124,31 +171,28 @@ def _figures(agreements: Sequence[Agreement], patients: Sequence[str], seed: int
 
 def _spread(values: Sequence[float], patients: Sequence[str], seed: int) -> Spread:
     interval = bootstrap_interval(values, patients, seed)
+    p5, median, p95 = np.percentile(values, (5, 50, 95))
     return Spread(
         images=len(values),
         mean=round(float(np.mean(values)), DIGITS),
         sd=round(float(np.std(values, ddof=1)), DIGITS) if len(values) > 1 else 0.0,
-        median=round(float(np.median(values)), DIGITS),
-        p5=round(float(np.percentile(values, 5)), DIGITS),
-        p95=round(float(np.percentile(values, 95)), DIGITS),
+        median=round(float(median), DIGITS),
+        p5=round(float(p5), DIGITS),
+        p95=round(float(p95), DIGITS),
         ci95=None if interval is None else (round(interval[0], DIGITS), round(interval[1], DIGITS)),
     )
 
 
-def summaries(scores: Sequence[Score], by: str | None, seed: int = 0) -> dict[str, Summary]:
-    """Return the figures of each group, by name, and last those of `ALL` images.
+def _mislabeled(scores: Sequence[Score]) -> Mislabeled | None:
+    if any(score.dice_other is None for score in scores):
+        return None
+    mislabeled = [score.union.dice for score in scores if score.mislabeled]
+    others = [score.union.dice for score in scores if not score.mislabeled]
+    return Mislabeled(len(mislabeled), _mean(mislabeled), _mean(others))
 
-    Args:
-        scores: At least one.
-        by: Name of the grouping column; None = no groups.
-        seed: Seed of the bootstrap.
-    """
-    groups: dict[str, list[Score]] = {}
-    if by:
-        for each in sorted(scores, key=lambda each: each.group):
-            groups.setdefault(f"{by} {each.group}", []).append(each)
-    groups[ALL] = list(scores)
-    return {name: summarize(members, seed) for name, members in groups.items()}
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(float(np.mean(values)), DIGITS) if values else None
 
 
 def worst(scores: Sequence[Score], count: int = WORST) -> list[int]:

@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from cxrseg.benchmarks.harness.samples import Sample
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import Protocol
 from cxrseg.trainer.data.samples import read_table
+
+Case = Sample
 
 Item = TypeVar("Item")
 
 REQUIRED = ("image", "mask", "split")
 """Columns that the CSV must have."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One image with its reference mask.
-
-    Attributes:
-        name: The image as the CSV names it; the file name alone if that is an absolute path.
-        image: Path of the image.
-        mask: Path of the mask.
-        patient: The patient, or the image's name where the CSV has no such column.
-        row: The whole row, column -> text.
-    """
-
-    name: str
-    image: Path
-    mask: Path
-    patient: str
-    row: Mapping[str, str]
 
 
 def read_cases(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from typing import Protocol as Structural
 
 import click
@@ -21,7 +21,7 @@ _PARAMETER = "parameter"
 class Options(Structural):
     """Any frozen dataclass made of `option` and `argument` fields."""
 
-    __dataclass_fields__: dict[str, Field[Any]]
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
 def option(*flags: str, default: Any = MISSING, **settings: Any) -> Any:

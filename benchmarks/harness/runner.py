@@ -85,9 +85,12 @@ def run(
     Raises:
         CxrsegError: The output cannot be written, which is checked before the work, or the
             benchmark fails.
+        click.UsageError: Pictures of X-rays are asked for and no output.
     """
     if output is not None:
         check_output(output, benchmark.plots)
+    elif getattr(options, "xrays", False):
+        raise click.UsageError("--xrays needs -o")
     facts = {
         "benchmark": benchmark.name,
         "command": command_line(benchmark, options),

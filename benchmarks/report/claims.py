@@ -53,13 +53,13 @@ def claims(records: Iterable[tuple[str, Record]]) -> list[Claim]:
 
 
 def _accuracy(record: Record) -> Iterator[Claim]:
-    each, data = record["summary"]["all"], record["data"]
+    data = record["data"]
+    each = data["summary"]["all"]
     dice = each["dice"]
     interval = dice["ci95"]
     spread = "" if interval is None else f" ({interval[0]:.4f} to {interval[1]:.4f})"
     yield Claim(
-        f"masks of {record['model']['file']}, {each['images']} images, split {data['split']},"
-        f" {record['settings']['protocol']}",
+        f"masks of {record['title']}, {each['images']} images, {data['settings']['protocol']}",
         "INT8: Dice 0.9559, IoU 0.9158, NSD 0.9431, HD95 8.2 px; FP32, decoder alone: Dice 0.9555",
         f"Dice {dice['mean']:.4f}{spread}, IoU {each['iou']['mean']:.4f}, NSD"
         f" {each['nsd']['mean']:.4f}, HD95 {each['hd95_px']['mean']:.1f} px",

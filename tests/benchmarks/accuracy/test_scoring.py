@@ -11,12 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cxrseg.benchmarks.accuracy.accuracy_report import (
-    plain_scores,
-    sides_text,
-    union_table,
-    worst_table,
-)
 from cxrseg.benchmarks.accuracy.scoring import (
     Agreement,
     Reference,
@@ -27,14 +21,21 @@ from cxrseg.benchmarks.accuracy.scoring import (
     read_reference,
 )
 from cxrseg.benchmarks.accuracy.summary import MEASURES, summaries, summarize, worst
-from cxrseg.benchmarks.harness.legacy_samples import Case
+from cxrseg.benchmarks.accuracy.tables import (
+    image_row,
+    lungs_table,
+    sides_table,
+    union_table,
+    worst_table,
+)
+from cxrseg.benchmarks.harness.samples import Sample
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import Side, labels_of
 from cxrseg.runtime.core.radiograph import Spacing
 from cxrseg.runtime.core.segmentation import Segmentation
 
 SHAPE = (64, 64)
-CASE = Case("x.png", Path("x.png"), Path("m.png"), "p", {})
+SAMPLE = Sample("x.png", Path("x.png"), Path("m.png"), "p", {})
 
 
 def lungs(right: int = 1, left: int = 2) -> NDArray[np.uint8]:
@@ -113,7 +114,7 @@ def test_sided_file_of_another_size(tmp_path: Path) -> None:
 
 
 def test_perfect() -> None:
-    score = compare(segmentation(lungs()), reference(lungs()), CASE, "g")
+    score = compare(segmentation(lungs()), reference(lungs()), SAMPLE, "g")
     perfect = Agreement(1, 1, 1, 0, 0)
     assert score == Score(
         "x.png", "p", "g", perfect, {"right": perfect, "left": perfect}, False, (), ()
@@ -121,7 +122,7 @@ def test_perfect() -> None:
 
 
 def test_swapped_lungs() -> None:
-    score = compare(segmentation(lungs(2, 1)), reference(lungs()), CASE)
+    score = compare(segmentation(lungs(2, 1)), reference(lungs()), SAMPLE)
     assert score.swapped
     assert score.missing == (), "they were found, on the wrong side"
     assert score.union.dice == 1
@@ -133,7 +134,7 @@ def test_swapped_lungs() -> None:
     [((0, 2), ("right",)), ((1, 0), ("left",)), ((0, 0), ("right", "left")), ((1, 1), ("left",))],
 )
 def test_missing_lungs(predicted: tuple[int, int], missing: tuple[Side, ...]) -> None:
-    score = compare(segmentation(lungs(*predicted)), reference(lungs()), CASE)
+    score = compare(segmentation(lungs(*predicted)), reference(lungs()), SAMPLE)
     assert score.missing == missing
     assert not score.swapped
 
@@ -141,19 +142,19 @@ def test_missing_lungs(predicted: tuple[int, int], missing: tuple[Side, ...]) ->
 def test_crumb_of_a_lung_is_missing_and_half_of_it_is_not() -> None:
     mask = lungs(1, 0)
     mask[10:11, 38:50] = 2
-    assert compare(segmentation(mask), reference(lungs()), CASE).missing == ("left",)
+    assert compare(segmentation(mask), reference(lungs()), SAMPLE).missing == ("left",)
     mask[10:30, 38:56] = 2
-    assert compare(segmentation(mask), reference(lungs()), CASE).missing == ()
+    assert compare(segmentation(mask), reference(lungs()), SAMPLE).missing == ()
 
 
 def test_lung_that_the_reference_lacks_is_not_missing() -> None:
-    score = compare(segmentation(lungs(1, 0)), reference(lungs(1, 0)), CASE)
+    score = compare(segmentation(lungs(1, 0)), reference(lungs(1, 0)), SAMPLE)
     assert score.missing == ()
     assert score.lungs["left"] == Agreement(1, 1, 1, 0, 0)
 
 
 def test_reference_without_sides() -> None:
-    score = compare(segmentation(lungs(2, 1)), Reference(lungs() != 0, {}), CASE)
+    score = compare(segmentation(lungs(2, 1)), Reference(lungs() != 0, {}), SAMPLE)
     assert (score.lungs, score.swapped, score.missing) == ({}, False, ())
 
 
@@ -169,7 +170,7 @@ def test_tolerance_grows_with_the_image() -> None:
 def test_millimeters() -> None:
     spacing = Spacing(0.2, 0.2, "test")
     truth = lungs()
-    score = compare(segmentation(np.roll(truth, 5, 0), spacing), reference(truth), CASE)
+    score = compare(segmentation(np.roll(truth, 5, 0), spacing), reference(truth), SAMPLE)
     assert score.union.hd95_px == 5
     assert score.union.hd95_mm == pytest.approx(1.0)
     assert score.lungs["left"].assd_mm == pytest.approx(score.lungs["left"].assd_px / 5)
@@ -220,11 +221,19 @@ def test_any_masks_give_finite_figures_and_tables(
     drawn: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8], bool]],
 ) -> None:
     all_scores = [
-        compare(segmentation(found), reference(truth) if sided else Reference(truth != 0, {}), CASE)
+        compare(
+            segmentation(found), reference(truth) if sided else Reference(truth != 0, {}), SAMPLE
+        )
         for found, truth, sided in drawn
     ]
     figures = summaries(all_scores, None)
-    json.dumps(plain_scores(all_scores, figures, None), allow_nan=False)
-    for text in (union_table(figures), worst_table(all_scores), sides_text(all_scores)):
-        assert "nan" not in text
-        assert "inf" not in text
+    json.dumps([image_row(score, None) for score in all_scores], allow_nan=False)
+    json.dumps([summary.to_dict() for summary in figures.values()], allow_nan=False)
+    for table in (
+        union_table(figures),
+        lungs_table(figures),
+        worst_table(all_scores),
+        sides_table(all_scores),
+    ):
+        assert "nan" not in table.to_text()
+        assert "inf" not in table.to_text()

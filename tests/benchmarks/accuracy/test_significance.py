@@ -10,6 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from cxrseg.benchmarks.accuracy.paired import compare
+from cxrseg.benchmarks.harness.record import images_file
 from cxrseg.runtime.core.own_files import is_ours
 
 Bench = Callable[..., Any]
@@ -46,7 +47,9 @@ def test_record_is_that_of_the_scores(
     done = bench(*args, "-o", output, "--margin", 0.01)
     assert done.code == 0, done.err
     record = json.loads(output.read_text())
-    scores = [[e["dice"] for e in json.loads(p.read_text())["images"]] for p in results]
+    scores = [
+        [e["dice"] for e in json.loads(images_file(p).read_text())["images"]] for p in results
+    ]
     patients = ["p0", "p1", "p1", "p2"]
     expected = compare(scores[0], scores[1], patients, 0.01)
     found = record["groups"]["all"]
@@ -90,22 +93,29 @@ def test_two_results_say_the_same_as_two_models(
     assert same["all"]["verdict"] == "equivalent"
 
 
+def changed(result: Path, change: Callable[[Any, Any], object]) -> None:
+    """Change what a result and the figures of its images hold."""
+    files = (result, images_file(result))
+    record, images = (json.loads(file.read_text()) for file in files)
+    change(record, images["images"])
+    for file, content in zip(files, (record, images), strict=True):
+        file.write_text(json.dumps(content))
+
+
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        (lambda r: r["images"].pop(), "other images"),
-        (lambda r: r.update(benchmark="latency"), "no accuracy result"),
-        (lambda r: r["images"][0].update(dice=7), "no accuracy result"),
-        (lambda r: r["settings"].update(protocol="whole"), "--protocol whole"),
-        (lambda r: r["data"].update(split="val"), "--split val"),
+        (lambda _, images: images.pop(), "other images"),
+        (lambda r, _: r.update(benchmark="latency"), "no accuracy result"),
+        (lambda _, images: images[0].update(dice=7), "no accuracy result"),
+        (lambda r, _: r["data"]["settings"].update(protocol="whole"), "--protocol whole"),
+        (lambda r, _: r["data"]["dataset"].update(split="val"), "--split val"),
     ],
 )
 def test_results_that_do_not_fit(
-    bench: Bench, results: list[Path], change: Callable[[Any], object], cause: str
+    bench: Bench, results: list[Path], change: Callable[[Any, Any], object], cause: str
 ) -> None:
-    record = json.loads(results[1].read_text())
-    change(record)
-    results[1].write_text(json.dumps(record))
+    changed(results[1], change)
     done = bench("significance", *results)
     assert done.code == 1
     assert len(done.err.splitlines()) == 1
@@ -113,9 +123,8 @@ def test_results_that_do_not_fit(
 
 
 def test_missing_image_is_named(bench: Bench, results: list[Path], data: Path) -> None:
-    record = json.loads(results[1].read_text())
-    gone = record["images"].pop()["image"]
-    results[1].write_text(json.dumps(record))
+    gone = json.loads(images_file(results[1]).read_text())["images"][-1]["image"]
+    changed(results[1], lambda _, images: images.pop())
     done = bench("significance", *results, "--data", data)
     assert done.code == 1 and gone in done.err
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from cxrseg.benchmarks.accuracy.surfaces import Surfaces, compare_surfaces, outline
+from cxrseg.benchmarks.accuracy.metrics import Surfaces, compare_surfaces, outline
 
 Mask = NDArray[np.bool_]
 

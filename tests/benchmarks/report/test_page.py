@@ -153,7 +153,7 @@ def test_claims_of_recorded_results() -> None:
     found = claims(records.items())
     dice = {e.source: float(e.here.split()[1]) for e in found if e.what.startswith("masks of")}
     assert dice == {
-        name: pytest.approx(record["summary"]["all"]["dice"]["mean"], abs=1e-4)
+        name: pytest.approx(record["data"]["summary"]["all"]["dice"]["mean"], abs=1e-4)
         for name, record in records.items()
         if record["benchmark"] == "accuracy"
     }
