@@ -51,9 +51,9 @@ def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bo
 )
 @click.option(
     "--model",
-    type=click.Choice(["vit_t", "vit_b", "vit_l", "vit_h", "vit_n"]),
-    help="Size of the network: vit_t for the clinic PC, vit_b, vit_l, vit_h are Meta's, "
-    "vit_n is a toy for trials.  [default: vit_t]",
+    type=click.Choice(["vit_t", "vit_b", "vit_l", "vit_h", "vit_n", "unet"]),
+    help="The network: vit_t is a SAM for the clinic PC, vit_b, vit_l, vit_h are Meta's SAMs, "
+    "vit_n is a toy for trials, unet is MONAI's U-Net.  [default: vit_t]",
 )
 @click.option(
     "--checkpoint",
@@ -74,7 +74,7 @@ def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bo
     "--method",
     type=click.Choice(["adalora", "decoder", "full"]),
     help="What stage 1 trains: adapters and the decoder, the decoder alone, or everything. "
-    "Without --checkpoint only full makes sense.  [default: adalora]",
+    "Without --checkpoint only full makes sense.  [default: adalora; full for a unet]",
 )
 @click.option(
     "--teacher",
@@ -82,16 +82,14 @@ def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bo
     multiple=True,
     metavar="FILE",
     help="Also learn from what this network finds, as much as the recipe's teaching says: a "
-    "model.ckpt of cxrseg-train, or of a U-Net of cxrseg-bench methods; repeatable, the mean of "
-    "their logits teaches.",
+    "model.ckpt of cxrseg-train, of any --model; repeatable, the mean of their logits teaches.",
 )
 @click.option(
     "--stage",
     "stages",
     type=click.Choice(["1", "2", "all"]),
-    default="all",
-    show_default=True,
-    help="1 = float, 2 = quantization-aware training of a stage 1 --checkpoint.",
+    help="1 = float, 2 = quantization-aware training of a stage 1 --checkpoint.  "
+    "[default: all; 1 for a unet]",
 )
 @click.option(
     "--image-size",
@@ -128,7 +126,7 @@ def command(
     checkpoint: Path | None,
     average: tuple[Path, ...],
     teacher: tuple[Path, ...],
-    stages: str,
+    stages: str | None,
     labels: str | None,
     recipe: Path | None,
     resume: bool,
@@ -162,6 +160,7 @@ def command(
     from cxrseg.trainer.fit.run import Run
     from cxrseg.trainer.fit.stages import train
 
+    stages = stages or ("1" if settings.model == "unet" else "all")
     networks: dict[str, Any] = {"average": average, "teachers": teacher}
     run = Run(data, output, settings, checkpoint, stages, **networks)  # type: ignore[arg-type]
     try:

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import PROTOCOLS, Protocol, labels_of
@@ -14,7 +22,7 @@ from cxrseg.trainer.adapt.adapters import AdapterConfig
 from cxrseg.trainer.adapt.quantizers import QuantizationConfig
 
 Method = Literal["adalora", "decoder", "full"]
-ModelName = Literal["vit_n", "vit_t", "vit_b", "vit_l", "vit_h"]
+ModelName = Literal["vit_n", "vit_t", "vit_b", "vit_l", "vit_h", "unet"]
 StageChoice = Literal["1", "2", "all"]
 
 
@@ -39,6 +47,17 @@ class DataRecipe(_Settings):
     balance: float = Field(0.5, ge=0, le=1)
     val_images: int = Field(300, ge=0)
     workers: int = Field(-1, ge=-1)
+
+
+class UNetRecipe(_Settings):
+    """Size of a U-Net.
+
+    Attributes:
+        channels: Of the levels, the finest first: two to five levels, each of which but the first
+            halves the image's side.
+    """
+
+    channels: tuple[PositiveInt, ...] = Field((24, 48, 96, 192, 384), min_length=2, max_length=5)
 
 
 class AugmentRecipe(_Settings):
@@ -114,11 +133,13 @@ class Recipe(_Settings):
 
     Attributes:
         seed: Seed of weights, order and augmentation.
-        model: Size of the network.
+        model: The network: a SAM of one of these sizes, or MONAI's U-Net.
+        unet: Size of the U-Net.
         global_attention: Drop the attention windows of Meta's networks.
         image_size: Side of the model input in pixels, a multiple of 16.
         labels: Label protocols to learn; each gives a right and a left channel.
-        method: What stage 1 trains: adapters and decoder, the decoder alone, or everything.
+        method: What stage 1 trains: adapters and decoder, the decoder alone, or everything, which
+            is what a U-Net takes.
         precision: Lightning's; stage 2 always runs in 32 bit.
         gradient_checkpointing: Trade time for memory in stage 1.
         accelerator: Lightning's: auto, cpu, gpu, ...
@@ -130,6 +151,7 @@ class Recipe(_Settings):
 
     seed: int = 0
     model: ModelName = "vit_t"
+    unet: UNetRecipe = UNetRecipe()
     global_attention: bool = False
     image_size: int = Field(256, ge=32, le=2048, multiple_of=16)
     labels: tuple[Protocol, ...] = ("fields",)
@@ -154,6 +176,22 @@ class Recipe(_Settings):
         if not labels or len(set(labels)) != len(labels):
             raise ValueError("name each protocol once, at least one")
         return tuple(protocol for protocol in PROTOCOLS if protocol in labels)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unets_train_everything(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("model") == "unet":
+            return {"method": "full", **data}
+        return data
+
+    @model_validator(mode="after")
+    def _unets_are_no_sams(self) -> Recipe:
+        if self.model == "unet":
+            if self.method != "full":
+                raise ValueError("a U-Net has neither adapters nor a mask decoder: method: full")
+            if self.global_attention or self.gradient_checkpointing:
+                raise ValueError("global_attention and gradient_checkpointing are for SAMs")
+        return self
 
     @model_validator(mode="after")
     def _average_of_weights_alone(self) -> Recipe:
@@ -193,33 +231,38 @@ def read_recipe(path: Path | None, overrides: dict[str, Any]) -> Recipe:
     Raises:
         CxrsegError: Not YAML, an unknown key, or a value out of range; names the key.
     """
-    data: Any = {}
     source: str | Path = path or "options"
-    if path is not None and str(path) in shipped_recipes() and not path.exists():
-        path = RECIPES / f"{path}.yaml"
-    if path is not None:
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except FileNotFoundError:
-            names = ", ".join(shipped_recipes())
-            remedy = f"give a YAML recipe, or the name of a shipped one: {names}"
-            raise CxrsegError(path, "no such file", remedy) from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise CxrsegError(
-                path, f"not a YAML file ({error})", "cxrseg-train --show-recipe prints one"
-            ) from None
-        if not isinstance(data, dict):
-            raise CxrsegError(
-                path, "a recipe is a mapping of settings", "cxrseg-train --show-recipe prints one"
-            )
-    data = {**data, **{k: v for k, v in overrides.items() if v is not None}}
+    given = {key: value for key, value in overrides.items() if value is not None}
+    data = {**({} if path is None else _read_yaml(path)), **given}
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
         setting = key.partition(".")[0]
-        if overrides.get(setting) is not None:
+        if setting in given:
             option = f"--{setting.replace('_', '-')}"
-            raise CxrsegError(option, first["msg"], "give another value") from None
-        raise CxrsegError(source, f"{key}: {first['msg']}", "correct or remove this key") from None
+            raise CxrsegError(option, message, "give another value") from None
+        if not key:  # what is wrong is that several settings do not fit together
+            raise CxrsegError(source, message, "change one of these settings") from None
+        raise CxrsegError(source, f"{key}: {message}", "correct or remove this key") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """Read a recipe's file, or the shipped recipe of that name."""
+    if str(path) in shipped_recipes() and not path.exists():
+        path = RECIPES / f"{path}.yaml"
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        names = ", ".join(shipped_recipes())
+        remedy = f"give a YAML recipe, or the name of a shipped one: {names}"
+        raise CxrsegError(path, "no such file", remedy) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        cause = f"not a YAML file ({error})"
+        raise CxrsegError(path, cause, "cxrseg-train --show-recipe prints one") from None
+    if not isinstance(data, dict):
+        cause = "a recipe is a mapping of settings"
+        raise CxrsegError(path, cause, "cxrseg-train --show-recipe prints one")
+    return data

@@ -11,13 +11,7 @@ from typing import Any
 import onnx
 
 from cxrseg.benchmarks.methods.methods_rows import ROWS, Precision, Row
-from cxrseg.benchmarks.methods.unet import (
-    UNetRun,
-    starting_network,
-    train_unet,
-    write_fp32,
-    write_int8,
-)
+from cxrseg.benchmarks.methods.unet import write_fp32, write_int8
 from cxrseg.export.graph.compile import compile_model
 from cxrseg.export.graph.files import atomic_outputs, digest, save
 from cxrseg.runtime.core.errors import CxrsegError
@@ -28,16 +22,16 @@ from cxrseg.trainer.fit.checkpoint import MODEL, load
 from cxrseg.trainer.fit.report import StageReport
 from cxrseg.trainer.fit.run import Run, check_folder, check_request, is_started, read_data
 from cxrseg.trainer.fit.stages import (
+    describe,
     finish_stage,
-    first_stage,
     open_first_stage,
     prepare_quantization,
     second_stage,
     train,
 )
+from cxrseg.trainer.fit.start import start_from
 from cxrseg.trainer.networks.lungsam import count_parameters
-from cxrseg.trainer.networks.unet import load_unet
-from cxrseg.trainer.recipe import Recipe, read_recipe
+from cxrseg.trainer.recipe import Recipe, UNetRecipe, read_recipe
 
 
 @dataclass(frozen=True)
@@ -72,8 +66,9 @@ class Plan:
         recipe = self.recipes[row.name].model_copy(update=changes)
         folder = self.folder_of(row, seed)
         if row.method is None:
-            features = self.features.get(row.name, row.features)
-            return UNetRun(self.data, folder, recipe, self.starts.get(row.name), "1", features)
+            unet = UNetRecipe(channels=self.features.get(row.name, row.features))
+            recipe = recipe.model_copy(update={"model": "unet", "unet": unet})
+            return Run(self.data, folder, recipe, self.starts.get(row.name), "1")
         if row.after is None:
             return Run(self.data, folder, recipe, self.base, "1")
         before = self.folder_of(ROWS[row.after], seed)
@@ -113,8 +108,8 @@ def check_rows(plan: Plan, rows: Sequence[Row], seeds: Sequence[int]) -> None:
                 raise CxrsegError(row.name, cause, "give it with --checkpoint")
             if row.after is None:
                 check_request(run)
-            if isinstance(run, UNetRun):
-                starting_network(run)
+            if row.method is None and run.checkpoint is not None:
+                start_from(run.checkpoint, describe(run.recipe))
             check_folder(run, resume=is_started(run))
 
 
@@ -128,9 +123,8 @@ def train_row(plan: Plan, row: Row, seed: int) -> None:
     run = plan.run_of(row, seed)
     if (run.output / MODEL).is_file():
         return
-    first = train_unet if row.method is None else first_stage
     second = calibrate_alone if row.name == "adalora-ptq" else second_stage
-    train(run, is_started(run), first, second)
+    train(run, is_started(run), second)
 
 
 def calibrate_alone(run: Run, samples: Sequence[Sample], start: Path) -> StageReport:
@@ -167,11 +161,12 @@ def export_row(plan: Plan, row: Row, seed: int) -> dict[Precision, Path]:
     sha256 = digest([checkpoint])
     missing = [name for name, path in files.items() if _comes_from(path) != sha256]
     if missing and row.method is None:
-        model, description = load_unet(checkpoint)
-        write_fp32(model, description, sha256, files["fp32"])
+        loaded = load(checkpoint)
+        write_fp32(loaded, files["fp32"])
         run = plan.run_of(row, seed)
         samples = of_split(read_data(run), "train")
-        items = evenly(samples, description.preprocessing, run.recipe.calibration_images)
+        spec = loaded.description.preprocessing
+        items = evenly(samples, spec, run.recipe.calibration_images)
         write_int8(files["fp32"], [item["image"][0].numpy() for item in items], files["int8"])
     elif missing:
         loaded = load(checkpoint)
@@ -206,7 +201,8 @@ def budget_of(plan: Plan, row: Row, seed: int) -> dict[str, Any]:
     before = plan.base_images
     if row.method is None:
         # Of all that the checkpoint saw, what it did not see in this run.
-        before = load_unet(run.output / MODEL)[1].images - reports[0]["images"]
+        seen = load(run.output / MODEL).description.images
+        before = None if seen is None else seen - reports[0]["images"]
     return {
         "start": None if start is None else start.name,
         "start_sha256": None if start is None else digest([start]),

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cxrseg.trainer.fit.checkpoint import Loaded, float_state
+from cxrseg.trainer.fit.checkpoint import Loaded
+from cxrseg.trainer.fit.start import float_state
 from cxrseg.trainer.networks.sam import ARCHITECTURES, build_sam, resize_positions
 
 

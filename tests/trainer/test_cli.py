@@ -18,7 +18,8 @@ import torch
 import yaml
 from PIL import Image
 
-from cxrseg.trainer.fit.checkpoint import float_state, load
+from cxrseg.trainer.fit.checkpoint import load
+from cxrseg.trainer.fit.start import float_state
 from cxrseg.trainer.recipe import Recipe, read_recipe
 from helpers import phantoms
 

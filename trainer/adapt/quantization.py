@@ -41,7 +41,9 @@ def quantize(model: LungSAM, config: QuantizationConfig) -> None:
         if isinstance(layer.module, nn.ModuleDict):
             layer.module.update(attention_quantizers(config))
             continue
-        wrapper = QuantizedConv2d if layer.kind == "conv" else QuantizedLinear
+        wrapper: type[QuantizedWeight] = (
+            QuantizedConv2d if layer.kind == "conv" else QuantizedLinear
+        )
         quantized = wrapper(layer.module, config)
         quantized.train(layer.module.training)
         model.set_submodule(layer.name, quantized)

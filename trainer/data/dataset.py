@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
 import torch
 from lightning.fabric.utilities.seed import pl_worker_init_function
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset, default_collate, get_worker_info
 
+from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import PROTOCOLS
 from cxrseg.runtime.core.preprocess import Preprocessing, preprocess, resize, window
 from cxrseg.runtime.readers import read
@@ -45,6 +46,16 @@ class LungDataset(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.samples)
 
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]] | CxrsegError:
+        """Return several items, as PyTorch's loaders ask for them, or the first failure.
+
+        A failure is returned, because PyTorch's workers hand an exception over as text alone.
+        """
+        try:
+            return [self[index] for index in indices]
+        except CxrsegError as error:
+            return error
+
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         sample, spec = self.samples[index], self.preprocessing
         radiograph = read(sample.image)
@@ -74,6 +85,13 @@ class LungDataset(Dataset[dict[str, Tensor]]):
             "protocol": torch.tensor(PROTOCOLS.index(sample.protocol)),
             "index": torch.tensor(index),
         }
+
+
+def collate(items: list[dict[str, Tensor]] | CxrsegError) -> dict[str, Tensor] | CxrsegError:
+    """Stack items to a batch; a failure stays what it is, for the training to raise."""
+    if isinstance(items, CxrsegError):
+        return items
+    return cast(dict[str, Tensor], default_collate(items))
 
 
 def seed_worker(worker: int) -> None:

@@ -14,6 +14,7 @@ from cxrseg.trainer.data.augment import augmentation
 from cxrseg.trainer.data.dataset import (
     LungDataset,
     balanced_weights,
+    collate,
     seed_augmentation,
     seed_worker,
 )
@@ -52,6 +53,7 @@ def plain_loader(
         batch_size=stage.batch_size,
         sampler=sampler,
         num_workers=workers,
+        collate_fn=collate,
         worker_init_fn=seed_worker,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

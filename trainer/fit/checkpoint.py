@@ -8,28 +8,29 @@ network around them. Read with ``weights_only=True``, so a hostile file cannot r
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from cxrseg.runtime.core.atomic import atomic_write
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.preprocess import Preprocessing
-from cxrseg.trainer.adapt.adapters import (
-    AdapterConfig,
-    add_adapters,
-    freeze_singular_values,
-    merge_adapters,
-)
-from cxrseg.trainer.adapt.quantization import quantize, set_mode, unquantize
+from cxrseg.trainer.adapt.adapters import AdapterConfig, add_adapters, freeze_singular_values
+from cxrseg.trainer.adapt.quantization import quantize, set_mode
 from cxrseg.trainer.adapt.quantizers import QuantizationConfig
 from cxrseg.trainer.adapt.sensitivity import Sensitivity
-from cxrseg.trainer.networks.lungsam import LungSAM, load_official, load_weights
-from cxrseg.trainer.networks.sam import Architecture, read_torch_file
+from cxrseg.trainer.networks import unet
+from cxrseg.trainer.networks.build import (
+    AnyArchitecture,
+    Network,
+    architecture_from,
+    build_network,
+    require_sam,
+)
+from cxrseg.trainer.networks.lungsam import LungSAM
+from cxrseg.trainer.networks.sam import read_torch_file
 
 FORMAT = "cxrseg-checkpoint"
 FORMAT_VERSION = 2
@@ -41,23 +42,8 @@ MODEL = "model.ckpt"
 """What a run calls the checkpoint that it came to, in its folder."""
 
 
-class Describes(Protocol):
-    """What training and its checkpoints have to know of any network, plain data in the end."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Channel names."""
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """The input contract."""
-
-    @property
-    def quantization(self) -> QuantizationConfig | None:
-        """Quantizer settings; None for a network in float."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return dicts, lists, strings and numbers only."""
+UNET_FORMAT = "cxrseg-unet-checkpoint"
+"""Format of the U-Nets of ``cxrseg-bench methods`` before 0.2."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +51,7 @@ class Description:
     """Plain data that rebuilds a network, with what is known of its training.
 
     Attributes:
-        architecture: Size of the network.
+        architecture: Which network, and its size.
         labels: Channel names.
         preprocessing: The input contract; its size is the network's.
         stage: 1 = float, 2 = quantization-aware.
@@ -76,10 +62,12 @@ class Description:
         ranks: Final rank of each adapted layer.
         data: ``group/protocol/split`` -> number of samples.
         metrics: Figures of the last validation.
+        images: Number of images that it was trained on, repetitions and earlier runs included;
+            None where an earlier run did not tell.
         version: Version of the package that wrote it.
     """
 
-    architecture: Architecture
+    architecture: AnyArchitecture
     labels: tuple[str, ...]
     preprocessing: Preprocessing
     stage: int = 1
@@ -90,7 +78,13 @@ class Description:
     ranks: dict[str, int] = field(default_factory=dict)
     data: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    images: int | None = None
     version: str = ""
+
+    @property
+    def model(self) -> str:
+        """What recipes call the network: ``vit_t``, ``unet``, ..."""
+        return self.architecture.name
 
     def to_dict(self) -> dict[str, Any]:
         """Return dicts, lists, strings and numbers only."""
@@ -104,10 +98,11 @@ class Description:
             "method": self.method,
             "adapters": self.adapters and self.adapters.model_dump(mode="json"),
             "quantization": self.quantization and self.quantization.model_dump(mode="json"),
-            "sensitivity": {n: each.model_dump() for n, each in self.sensitivity.items()},
+            "sensitivity": {name: s.model_dump() for name, s in self.sensitivity.items()},
             "ranks": dict(self.ranks),
             "data": dict(self.data),
             "metrics": dict(self.metrics),
+            "images": self.images,
             "version": self.version,
         }
 
@@ -118,6 +113,8 @@ class Description:
         Raises:
             ValueError, KeyError, TypeError: The data is no description.
         """
+        if data["format"] == UNET_FORMAT:
+            data = _of_earlier_unet(data)
         if data["format"] != FORMAT:
             raise ValueError("of another program")
         if int(data["format_version"]) > FORMAT_VERSION:
@@ -126,7 +123,7 @@ class Description:
         if int(data["format_version"]) < FORMAT_VERSION and quantization is not None:
             raise ValueError("quantized by an older version: repeat stage 2 from its stage1.ckpt")
         return cls(
-            architecture=Architecture.from_dict(data["architecture"]),
+            architecture=architecture_from(data["architecture"]),
             labels=tuple(data["labels"]),
             preprocessing=Preprocessing.from_dict(data["preprocessing"]),
             stage=int(data["stage"]),
@@ -142,8 +139,24 @@ class Description:
             ranks={str(k): int(v) for k, v in data["ranks"].items()},
             data={str(k): int(v) for k, v in data["data"].items()},
             metrics={str(k): float(v) for k, v in data["metrics"].items()},
+            images=None if data.get("images") is None else int(data["images"]),
             version=str(data["version"]),
         )
+
+
+def _of_earlier_unet(data: dict[str, Any]) -> dict[str, Any]:
+    """Give the description of a U-Net of ``cxrseg-bench methods`` the form of all others."""
+    return {
+        **data,
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "architecture": {"name": unet.NAME, "channels": data["features"]},
+        "stage": 1,
+        "method": "full",
+        "adapters": None,
+        "quantization": None,
+        "ranks": {},
+    }
 
 
 @dataclass(frozen=True)
@@ -156,12 +169,21 @@ class Loaded:
         sha256: Hash of the file, lower-case hex.
     """
 
-    model: LungSAM
+    model: Network
     description: Description
     sha256: str
 
+    @property
+    def sam(self) -> LungSAM:
+        """The network, for whoever can use a SAM alone.
 
-def contents(model: nn.Module, description: Describes) -> dict[str, Any]:
+        Raises:
+            CxrsegError: It is of another kind.
+        """
+        return require_sam(self.model, f"a {self.description.model}")
+
+
+def contents(model: Network, description: Description) -> dict[str, Any]:
     """Return what `save` writes."""
     import lightning
 
@@ -173,15 +195,25 @@ def contents(model: nn.Module, description: Describes) -> dict[str, Any]:
     }
 
 
-def save(model: nn.Module, description: Describes, path: Path) -> None:
+def save(model: Network, description: Description, path: Path) -> None:
     """Write a checkpoint; the file appears whole or not at all."""
     with atomic_write(path) as beside:
         torch.save(contents(model, description), beside)
 
 
-def build(description: Description) -> LungSAM:
-    """Build the network of a description, with random weights."""
-    model = LungSAM(description.architecture, description.preprocessing.size, description.labels)
+def build(description: Description) -> Network:
+    """Build the network of a description, with random weights.
+
+    Raises:
+        ValueError: It has labels, adapters or quantizers that the network cannot have.
+        CxrsegError: The network's library is not installed.
+    """
+    size = description.preprocessing.size
+    model = build_network(description.architecture, size, description.labels)
+    if not isinstance(model, LungSAM):
+        if description.adapters is not None or description.quantization is not None:
+            raise ValueError(f"a {description.model} has neither adapters nor fake quantizers")
+        return model
     if description.adapters is not None:
         add_adapters(model, description.adapters, total_steps=0)
         freeze_singular_values(model)
@@ -219,69 +251,3 @@ def load(path: Path) -> Loaded:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Loaded(model, description, digest)
-
-
-def float_state(model: LungSAM) -> dict[str, Tensor]:
-    """Return the state dict of the same network without adapters and quantizers."""
-    unquantize(model)
-    merge_adapters(model)
-    return model.state_dict()
-
-
-def select_labels(
-    state: dict[str, Tensor], old: tuple[str, ...], new: tuple[str, ...]
-) -> dict[str, Tensor]:
-    """Reorder mask tokens and their heads so that each label keeps its own.
-
-    Labels that the checkpoint does not know take the tokens that are left.
-    """
-    count = state["mask_decoder.mask_tokens.weight"].shape[0]
-    order = [old.index(name) if name in old else -1 for name in new]
-    rest = [i for i in range(count) if i not in order]
-    order = [i if i >= 0 else rest.pop(0) for i in order]
-    order += rest
-    selected = dict(state)
-    selected["mask_decoder.mask_tokens.weight"] = state["mask_decoder.mask_tokens.weight"][order]
-    head = "mask_decoder.output_hypernetworks_mlps."
-    for name in state:
-        if name.startswith(head):
-            index, _, tail = name.removeprefix(head).partition(".")
-            selected[name] = state[f"{head}{order[int(index)]}.{tail}"]
-    return selected
-
-
-@torch.no_grad()
-def average(model: LungSAM, others: Sequence[LungSAM]) -> None:
-    """Give a network the mean weights of itself and others of its kind, in place.
-
-    Networks that were trained from a common start are often better on average than each, above all
-    on images unlike those that they saw (Wortsman et al. 2022, Model soups).
-    """
-    states = [model.state_dict(), *(other.state_dict() for other in others)]
-    for name, value in states[0].items():
-        if value.is_floating_point():
-            value.copy_(torch.stack([state[name] for state in states]).mean(dim=0))
-
-
-def start_from(path: Path, description: Description) -> LungSAM:
-    """Build a float network and start it from a checkpoint's merged weights.
-
-    Args:
-        path: A ``model.ckpt`` of any stage and image size, or an official ``sam_vit_*.pth``.
-        description: The network to build.
-
-    Raises:
-        CxrsegError: The checkpoint cannot be read, or belongs to another network.
-    """
-    plain = replace(description, adapters=None, quantization=None)
-    model = build(plain)
-    checkpoint = read_torch_file(path)
-    if isinstance(checkpoint, dict) and "hyper_parameters" in checkpoint:
-        loaded = load(path)
-        state = float_state(loaded.model)
-        load_weights(
-            model, select_labels(state, loaded.description.labels, description.labels), path
-        )
-    else:
-        load_official(model, path)
-    return model

@@ -17,9 +17,6 @@ from torch.nn import functional as F
 
 from cxrseg.trainer.fit.checkpoint import load
 from cxrseg.trainer.fit.losses import bce_dice
-from cxrseg.trainer.networks.sam import read_torch_file
-from cxrseg.trainer.networks.unet import FORMAT as UNET
-from cxrseg.trainer.networks.unet import load_unet
 
 
 @dataclass(frozen=True)
@@ -55,22 +52,15 @@ class Teacher:
 
 
 def load_teacher(path: Path) -> Teacher:
-    """Read the checkpoint of a SAM (of ``cxrseg-train``) or of a U-Net (of ``cxrseg-bench``).
+    """Read the checkpoint of any network of ``cxrseg-train``.
 
     Raises:
         CxrsegError: The file is missing, unsafe, of another program, or damaged.
     """
-    checkpoint = read_torch_file(path)
-    described = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
-    if isinstance(described, dict) and described.get("format") == UNET:
-        network, of_unet = load_unet(path)
-        model: nn.Module = network
-        labels, size = of_unet.labels, of_unet.preprocessing.size
-    else:
-        loaded = load(path)
-        model = loaded.model
-        labels, size = loaded.description.labels, loaded.description.preprocessing.size
-    return Teacher(model.requires_grad_(False), labels, size)
+    loaded = load(path)
+    description = loaded.description
+    size = description.preprocessing.size
+    return Teacher(loaded.model.requires_grad_(False), description.labels, size)
 
 
 def lesson(

@@ -11,9 +11,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.trainer.adapt.adapters import RankAllocation, orthogonality, ranks
 from cxrseg.trainer.adapt.quantization import set_tracking
-from cxrseg.trainer.fit.checkpoint import Describes
+from cxrseg.trainer.fit.checkpoint import Description
 from cxrseg.trainer.fit.distillation import Teacher, lesson
 from cxrseg.trainer.fit.losses import NO_PROTOCOL, lung_loss, misfiled, union_scores
 from cxrseg.trainer.recipe import StageRecipe
@@ -86,7 +87,7 @@ class Task(LightningModule):
         self,
         model: nn.Module,
         stage: StageRecipe,
-        description: Describes,
+        description: Description,
         groups: Sequence[str],
         orthogonality_weight: float = 0.0,
         teachers: Sequence[Teacher] = (),
@@ -117,6 +118,12 @@ class Task(LightningModule):
         for teacher in self.teachers:
             teacher.model.to(self.device)
         self._started = time.monotonic()
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Raise what kept a worker from reading a batch."""
+        if isinstance(batch, CxrsegError):
+            raise batch
+        return batch
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """Return the loss of a batch."""

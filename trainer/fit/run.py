@@ -85,7 +85,11 @@ def check_request(run: Run) -> None:
     Raises:
         CxrsegError: They do not, or it is not.
     """
-    method = run.recipe.method
+    method, model = run.recipe.method, run.recipe.model
+    if model == "unet" and run.stages != "1":
+        cause = "trains for INT8 what a U-Net does not have"
+        remedy = "leave it out: a U-Net has stage 1 alone, and cxrseg-export calibrates it to INT8"
+        raise CxrsegError(f"--stage {run.stages}", cause, remedy)
     if run.checkpoint is not None:
         read_torch_file(run.checkpoint)
     elif run.stages == "2":

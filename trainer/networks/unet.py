@@ -1,23 +1,20 @@
-"""MONAI's U-Net behind the contract of our networks: to compare with, and to learn from."""
+"""MONAI's U-Net behind the contract of our networks: a network of its own, and a teacher."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from monai.networks.nets.unet import UNet as MonaiUNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.preprocess import Preprocessing
-from cxrseg.trainer.fit.checkpoint import PREFIX
-from cxrseg.trainer.networks.sam import read_torch_file
+from cxrseg.runtime.core.labels import label_named
 
-FORMAT = "cxrseg-unet-checkpoint"
+NAME = "unet"
+"""What recipes and checkpoints call this network."""
 
 GRID = 4
 """Pixels per logit, along each side: that of every model file of cxrseg."""
@@ -26,31 +23,60 @@ UNITS = 2
 """Convolutions of a residual unit, as in MONAI's tutorials."""
 
 
+@dataclass(frozen=True)
+class UNetArchitecture:
+    """Size of a U-Net.
+
+    Attributes:
+        channels: Of the levels, the finest first; each level but the first halves the image's side.
+    """
+
+    channels: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """What recipes and checkpoints call the network."""
+        return NAME
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data (a string, and a list of ints) for a checkpoint."""
+        return {"name": NAME, "channels": list(self.channels)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> UNetArchitecture:
+        """Rebuild from `to_dict`."""
+        return cls(tuple(int(number) for number in data["channels"]))
+
+
 class UNet(nn.Module):
-    """MONAI's U-Net of residual units behind the contract of a model file of cxrseg.
+    """MONAI's U-Net of residual units: gray image in, one logit map per label out.
 
     Its own output is at full resolution; the logits are averaged over 4 x 4 pixels at the end.
     Batch normalization as in MONAI's tutorials, and ReLU: both fold into the convolutions.
 
     Args:
-        features: Channels of the levels, the finest first.
-        labels: Channel names.
+        architecture: Size of the network.
+        image_size: Side S of the input in pixels; the network itself takes any that it can halve.
+        labels: Channel names, known to `cxrseg.runtime.core.labels`.
+
+    Raises:
+        CxrsegError: MONAI is not installed.
+        ValueError: There is no label.
     """
 
-    def __init__(self, features: Sequence[int], labels: Sequence[str]) -> None:
+    def __init__(
+        self, architecture: UNetArchitecture, image_size: int, labels: Sequence[str]
+    ) -> None:
         super().__init__()
-        self.network = MonaiUNet(
-            spatial_dims=2,
-            in_channels=1,
-            out_channels=len(labels),
-            channels=tuple(features),
-            strides=(2,) * (len(features) - 1),
-            num_res_units=UNITS,
-            act="relu",
-            norm="batch",
-        )
+        if not labels:
+            raise ValueError("no labels")
+        for name in labels:
+            label_named(name)
+        self.architecture = architecture
+        self.image_size = image_size
+        self.labels = tuple(labels)
         # Trains 1.5 times as fast on a CPU.
-        cast(Any, self.network).to(memory_format=torch.channels_last)
+        self.network = _monai_unet(architecture, len(labels)).to(memory_format=torch.channels_last)
 
     def forward(self, image: Tensor) -> Tensor:
         """Segment.
@@ -59,77 +85,29 @@ class UNet(nn.Module):
             image: float32 [B, 1, S, S] in [0, 1], as `cxrseg.runtime.core.preprocess` makes it.
 
         Returns:
-            Logits float32 [B, C, S / 4, S / 4]; above 0 is lung.
+            Logits float32 [B, C, S / 4, S / 4], C = number of labels; above 0 is lung.
         """
         return F.avg_pool2d(self.network(image), GRID)
 
-
-@dataclass(frozen=True)
-class Description:
-    """Plain data that rebuilds a U-Net, with what is known of its training.
-
-    Attributes:
-        features: As `UNet` takes them.
-        labels: Channel names.
-        preprocessing: The input contract.
-        images: Number of images that it was trained on, repetitions and earlier runs included.
-        data: ``group/protocol/split`` -> number of samples.
-        metrics: Figures of the last validation.
-        version: Version of the package that wrote it.
-    """
-
-    features: tuple[int, ...]
-    labels: tuple[str, ...]
-    preprocessing: Preprocessing
-    images: int = 0
-    data: dict[str, int] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    version: str = ""
-
-    @property
-    def quantization(self) -> None:
-        """None: U-Nets are trained in float."""
-        return
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return dicts, lists, strings and numbers only."""
-        plain = asdict(self)
-        plain["features"], plain["labels"] = list(self.features), list(self.labels)
-        return {"format": FORMAT, **plain, "preprocessing": self.preprocessing.to_dict()}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Description:
-        """Rebuild from `to_dict`.
-
-        Raises:
-            ValueError, KeyError, TypeError: The data is no description.
-        """
-        if data["format"] != FORMAT:
-            raise ValueError("not of a U-Net")
-        return cls(
-            features=tuple(int(n) for n in data["features"]),
-            labels=tuple(str(name) for name in data["labels"]),
-            preprocessing=Preprocessing.from_dict(data["preprocessing"]),
-            images=int(data["images"]),
-            data={str(k): int(v) for k, v in data["data"].items()},
-            metrics={str(k): float(v) for k, v in data["metrics"].items()},
-            version=str(data["version"]),
-        )
+    def unused_modules(self) -> list[nn.Module]:
+        """Return the parts that no mask depends on: none."""
+        return []
 
 
-def load_unet(path: Path) -> tuple[UNet, Description]:
-    """Read a U-Net that ``cxrseg-bench methods`` trained, in evaluation mode.
-
-    Raises:
-        CxrsegError: The file is missing, unsafe, of another program, or damaged.
-    """
-    checkpoint = read_torch_file(path)
+def _monai_unet(architecture: UNetArchitecture, outputs: int) -> Any:
     try:
-        description = Description.from_dict(checkpoint["hyper_parameters"])
-        model = UNet(description.features, description.labels)
-        state = checkpoint["state_dict"].items()
-        model.load_state_dict({name.removeprefix(PREFIX): value for name, value in state})
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        cause = f"not a U-Net of cxrseg-bench methods ({' '.join(str(error).split())[:200]})"
-        raise CxrsegError(path, cause, "give the model.ckpt of a row of that name") from None
-    return model.eval(), description
+        # Here, because MONAI is slow to import and comes with the extra `train` alone.
+        from monai.networks.nets.unet import UNet as MonaiUNet
+    except ModuleNotFoundError as error:
+        remedy = "pip install 'cxrseg[train]'"
+        raise CxrsegError("U-Net", f"needs {error.name}, which is not installed", remedy) from None
+    return MonaiUNet(
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=outputs,
+        channels=architecture.channels,
+        strides=(2,) * (len(architecture.channels) - 1),
+        num_res_units=UNITS,
+        act="relu",
+        norm="batch",
+    )

@@ -31,7 +31,6 @@ from cxrseg.benchmarks.methods.methods_scores import (
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.segmenter import Segmenter
 from cxrseg.trainer.fit.checkpoint import load
-from cxrseg.trainer.networks.unet import UNet, load_unet
 from cxrseg.trainer.recipe import DataRecipe
 
 SIZE = 96
@@ -165,7 +164,8 @@ def test_files_keep_the_contract_and_give_the_figures(
 
 def test_the_unet_is_quantized_by_onnxruntime(record: dict[str, Any], home: Path) -> None:
     folder = home / "out/seed0/unet-size"
-    network, description = load_unet(folder / "model.ckpt")
+    loaded = load(folder / "model.ckpt")
+    network, description = loaded.model, loaded.description
     operators = {node.op_type for node in onnx.load(folder / "unet-size-int8.onnx").graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= operators
     image = torch.rand(1, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
@@ -266,10 +266,14 @@ def test_a_unet_goes_on_from_another(
     args = ["-o", tmp_path / "out", "--rows", "unet-size", "--recipe", home / "recipe.yaml"]
     args += ["--start", "unet-size", start, "--train-only"]
     result = bench("methods", phantom_data, *args)
-    assert result.code == 1 and "long.ckpt" in result.err and "--features" in result.err
+    assert (
+        result.code == 1
+        and "long.ckpt" in result.err
+        and "channels [16, 16, 32, 32, 64]" in result.err
+    )
     result = bench("methods", phantom_data, *args, "--features", "unet-size", TINY)
     assert result.code == 0, result.err[-2000:]
-    found = load_unet(tmp_path / "out/seed0/unet-size/model.ckpt")[1]
+    found = load(tmp_path / "out/seed0/unet-size/model.ckpt").description
     assert found.images == 480 + 96 and found.metrics["val_dice"] > 0.7
 
 
@@ -355,12 +359,3 @@ def test_a_box_reaches_the_network(record: dict[str, Any], home: Path, phantom_d
     assert prompted[0][0].union != plain[0].union
     mean = over_seeds([prompted[0], plain])[0].union.dice
     assert mean == pytest.approx((prompted[0][0].union.dice + plain[0].union.dice) / 2)
-
-
-def test_a_unet_averages_over_four_pixels() -> None:
-    network = UNet((4, 4, 4, 4, 4), ("right_lung", "left_lung")).eval()
-    image = torch.rand(2, 1, 64, 64)
-    with torch.no_grad():
-        full, logits = network.network(image), network(image)
-    assert full.shape == (2, 2, 64, 64) and logits.shape == (2, 2, 16, 16)
-    torch.testing.assert_close(logits[0, 1, 2, 3], full[0, 1, 8:12, 12:16].mean())

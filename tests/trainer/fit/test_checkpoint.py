@@ -19,17 +19,8 @@ from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.trainer.adapt.adapters import AdapterConfig, adapted_layers, add_adapters
 from cxrseg.trainer.adapt.quantization import calibrate, quantize
 from cxrseg.trainer.adapt.quantizers import QuantizationConfig
-from cxrseg.trainer.fit.checkpoint import (
-    FORMAT_VERSION,
-    Description,
-    average,
-    contents,
-    float_state,
-    load,
-    save,
-    select_labels,
-    start_from,
-)
+from cxrseg.trainer.fit.checkpoint import FORMAT_VERSION, Description, contents, load, save
+from cxrseg.trainer.fit.start import average, float_state, select_labels, start_from
 from cxrseg.trainer.networks.lungsam import LungSAM
 
 Make = Callable[..., LungSAM]
@@ -69,6 +60,7 @@ def finished(nano: Make, images: Tensor, tmp_path: Path) -> tuple[Path, LungSAM]
         ranks={"a": 3},
         data={"clinic/fields/train": 7},
         metrics={"val_dice": 0.5},
+        images=70,
         version="1.2",
     )
     path = tmp_path / "model.ckpt"
@@ -99,6 +91,7 @@ def test_round_trip(finished: tuple[Path, LungSAM], images: Tensor) -> None:
     assert description.ranks == {"a": 3}
     assert description.data == {"clinic/fields/train": 7}
     assert description.metrics == {"val_dice": 0.5}
+    assert (description.model, description.images) == ("vit_n", 70)
 
 
 @torch.no_grad()
@@ -271,7 +264,8 @@ def test_start_from_merges_a_quantized_checkpoint(
 ) -> None:
     path, model = finished
     description = describe(model, adapters=ADAPTERS, quantization=QUANTIZATION)
-    started = start_from(path, description)
+    started, images_seen = start_from(path, description)
+    assert images_seen == 70
     assert not adapted_layers(started)
     assert list(started.state_dict()) == list(float_state(load(path).model))
     # The same network but for the rounding.
@@ -298,7 +292,7 @@ def test_start_from_another_image_size(nano: Make, tmp_path: Path) -> None:
     model = nano(size=64)
     save(model, describe(model), tmp_path / "model.ckpt")
     larger = replace(describe(model), preprocessing=Preprocessing(96))
-    started = start_from(tmp_path / "model.ckpt", larger)
+    started, _ = start_from(tmp_path / "model.ckpt", larger)
     assert started.image_size == 96
     assert started(torch.rand(1, 1, 96, 96)).shape == (1, 2, 24, 24)
     before, after = model.state_dict(), started.state_dict()
@@ -321,8 +315,8 @@ def test_each_label_keeps_its_own_token(
     old = FIELDS + WHOLE
     model = nano(labels=old)
     save(model, describe(model), tmp_path / "model.ckpt")
-    started = start_from(tmp_path / "model.ckpt", replace(describe(model), labels=new)).eval()
-    before, after = model(images), started(images)
+    started, _ = start_from(tmp_path / "model.ckpt", replace(describe(model), labels=new))
+    before, after = model(images), started.eval()(images)
     assert after.shape[1] == len(new)
     # The tokens that are left attend too, but in another order, which changes nothing.
     torch.testing.assert_close(

@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from cxrseg.runtime.core.preprocess import Preprocessing
-from cxrseg.trainer.fit.checkpoint import save
+from cxrseg.trainer.fit.checkpoint import Description, save
 from cxrseg.trainer.fit.distillation import Teacher, lesson, load_teacher
 from cxrseg.trainer.fit.losses import bce_dice
-from cxrseg.trainer.networks.unet import Description, UNet
+from cxrseg.trainer.networks.unet import UNet, UNetArchitecture
 
 Call = Callable[..., Any]
 
 BOTH = ("right_lung", "left_lung", "right_lung_whole", "left_lung_whole")
+
+TINY = UNetArchitecture((4, 4, 4, 4, 4))
 
 RECIPE = """
 model: vit_n
@@ -40,9 +42,9 @@ stage1:
 def unet_file(tmp_path: Path) -> Path:
     """Write a U-Net for 64 pixels and four channels, with random weights."""
     torch.manual_seed(3)
-    network = UNet((4, 4, 4, 4, 4), BOTH).eval()
+    network = UNet(TINY, 64, BOTH).eval()
     path = tmp_path / "unet.ckpt"
-    save(network, Description((4, 4, 4, 4, 4), BOTH, Preprocessing(64)), path)
+    save(network, Description(TINY, BOTH, Preprocessing(64)), path)
     return path
 
 
@@ -91,7 +93,8 @@ class TestTeacher:
         self, teacher: Teacher, images: Tensor
     ) -> None:
         torch.manual_seed(7)
-        other = Teacher(UNet((4, 4, 4, 4, 4), BOTH[:1]).eval().requires_grad_(False), BOTH[:1], 64)
+        network = UNet(TINY, 64, BOTH[:1]).eval().requires_grad_(False)
+        other = Teacher(network, BOTH[:1], 64)
         logits = torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(8))
         mean = (teacher.logits(images)[:, 0] + other.logits(images)[:, 0]) / 2
         known_to_one = teacher.logits(images)[:, 1]
@@ -169,10 +172,10 @@ class TestRefusals:
         self, call_here: Call, small_data: Path, unet_file: Path, tmp_path: Path
     ) -> None:
         checkpoint = torch.load(unet_file, weights_only=True)
-        checkpoint["hyper_parameters"]["features"] = [8, 8, 8]
+        checkpoint["hyper_parameters"]["architecture"]["channels"] = [8, 8, 8]
         torch.save(checkpoint, unet_file)
         line = self.start(call_here, small_data, tmp_path, RECIPE, "--teacher", unet_file)
-        assert "not a U-Net" in line
+        assert "unet.ckpt: not a checkpoint of cxrseg-train" in line
 
     def test_another_teacher_when_resumed(
         self, call_here: Call, phantom_data: Path, base_run: Path, unet_file: Path
