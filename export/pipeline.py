@@ -115,9 +115,9 @@ def prepare(loaded: Loaded, source: Path, options: ExportOptions) -> torch.nn.Mo
     require_quantized(loaded, source)
     require_exact(loaded, options.weight_bits)
     trained = copy.deepcopy(loaded.model)
-    table = [row for row in layer_table(loaded.model) if row.quantized]
+    table = [row for row in layer_table(loaded.sam) if row.quantized]
     kept = matching(options.keep_fp16, [row.name for row in table])
-    make_float(loaded.model, [row for row in table if row.name in kept])
+    make_float(loaded.sam, [row for row in table if row.name in kept])
     if options.weight_bits is not None:
         set_weight_bits(loaded.model, options.weight_bits)
     return trained

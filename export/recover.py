@@ -25,6 +25,7 @@ from cxrseg.runtime.core.model_card import ModelCard
 from cxrseg.runtime.inference.session import load_model
 from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.fit.checkpoint import Description, build, save
+from cxrseg.trainer.networks.build import require_sam
 from cxrseg.trainer.networks.forward import first_queries, whole_image_box
 from cxrseg.trainer.networks.layers import GrayPatchEmbed
 from cxrseg.trainer.networks.lungsam import PROMPT_ONLY, LungSAM
@@ -105,7 +106,7 @@ def rebuild(path: Path, card: ModelCard) -> tuple[LungSAM, Description]:
     )
     torch.manual_seed(0)  # parts that no mask depends on are drawn
     try:
-        network = build(description).eval()
+        network = require_sam(build(description).eval(), path)
         with torch.no_grad():
             restore_layers(network, stored)
             restore_encoder(network, stored, tables)

@@ -22,7 +22,7 @@ class Stock(nn.Module):
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__()
-        model, size = loaded.model, loaded.description.preprocessing.size
+        model, size = loaded.sam, loaded.description.preprocessing.size
         # Attention windows as published, also where ours does without.
         self.sam: Any = build_sam(ARCHITECTURES[model.architecture.name], size).eval()
         state = {

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from cxrseg.trainer.adapt.adapters import AdapterConfig, add_adapters
-from cxrseg.trainer.networks.lungsam import LungSAM, count_parameters, freeze
+from cxrseg.trainer.networks.build import build_network, require_sam
+from cxrseg.trainer.networks.lungsam import count_parameters, freeze
 from cxrseg.trainer.networks.sam import ARCHITECTURES, Architecture, build_sam
 
 if TYPE_CHECKING:
@@ -151,21 +152,25 @@ def our_trained(description: Description) -> Iterator[Trained]:
     Yields:
         Full training, the decoder alone, and AdaLoRA at the start and as its budget ends.
     """
-    architecture, labels = description.architecture, description.labels
     config = description.adapters or AdapterConfig()
     with torch.device("meta"):
-        model = LungSAM(architecture, description.preprocessing.size, labels)
+        model = require_sam(
+            build_network(
+                description.architecture, description.preprocessing.size, description.labels
+            ),
+            description.model,
+        )
         full = count_parameters(model)
         freeze(model.unused_modules())
-        yield Trained(f"{architecture.name}, full", count_parameters(model, trainable=True), full)
+        yield Trained(f"{description.model}, full", count_parameters(model, trainable=True), full)
         freeze([model.image_encoder])
         decoder = count_parameters(model, trainable=True)
-        yield Trained(f"{architecture.name}, decoder", decoder, full)
+        yield Trained(f"{description.model}, decoder", decoder, full)
         add_adapters(model, config, total_steps=0)
     adapted = count_parameters(model, trainable=True)
     where = "on q, k, v, proj, lin1, lin2"
     yield Trained(
-        f"{architecture.name}, AdaLoRA {where}, rank {config.init_rank}, and decoder",
+        f"{description.model}, AdaLoRA {where}, rank {config.init_rank}, and decoder",
         adapted,
         full,
     )

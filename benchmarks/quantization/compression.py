@@ -71,12 +71,12 @@ def untrained(name: str, image_size: int, global_attention: bool = False) -> Loa
         stage=2,
         quantization=QuantizationConfig(),
     )
-    model = build(description).eval()
+    loaded = Loaded(build(description).eval(), description, "")
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in loaded.model.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
-    calibrate(model, [torch.rand(1, 1, image_size, image_size)])
-    return Loaded(model, description, "")
+    calibrate(loaded.sam, [torch.rand(1, 1, image_size, image_size)])
+    return loaded
 
 
 def measure(loaded: Loaded, keep: Path | None = None, stock: bool = False) -> Measured:

@@ -81,12 +81,12 @@ def compile_model(
     precisions = layer_precisions(loaded, precision)
     card = model_card(loaded, precisions, license_note)
     if precision == "fp32":
-        network = float_twin(loaded.model)
+        network = float_twin(loaded.sam)
         model = trace(network, network.image_size)
         shrink_constants(model)
         finish(model, card)
         return Compiled(network, model, (), card)
-    network = Shipped(loaded.model)
+    network = Shipped(loaded.sam)
     model = trace(network, network.image_size)
     products = name_products(model)
     check_products(products, precisions)
@@ -107,10 +107,10 @@ def layer_precisions(loaded: Loaded, precision: Precision) -> dict[str, str]:
     the layer's result does not depend on the image and is stored in its place.
     """
     if precision == "fp32":
-        return {row.name: "fp32" for row in layer_table(loaded.model)}
+        return {row.name: "fp32" for row in layer_table(loaded.sam)}
     return {
         row.name: "constant" if row.constant else "int8" if row.quantized else "fp16"
-        for row in layer_table(loaded.model)
+        for row in layer_table(loaded.sam)
     }
 
 
