@@ -28,8 +28,10 @@ from cxrseg.benchmarks.harness.legacy_options import (
     threads_option,
     where_option,
 )
-from cxrseg.benchmarks.quantization import compression, ranks
-from cxrseg.benchmarks.quantization import error as quantization_error
+from cxrseg.benchmarks.quantization.compression import compression
+from cxrseg.benchmarks.quantization.error import quantization_error
+from cxrseg.benchmarks.quantization.exports import card_of_export
+from cxrseg.benchmarks.quantization.ranks import ranks
 from cxrseg.benchmarks.report.page import check_page, write_page
 from cxrseg.benchmarks.report.sections import TITLE
 from cxrseg.benchmarks.speed import latency, roofline
@@ -58,8 +60,8 @@ COMMANDS: dict[str, click.Command] = {
 FIGURES: dict[str, tuple[str, ...]] = {
     "significance": (significance.FIGURE,),
     "ssim": (ssim.FIGURE,),
-    "quantization-error": (quantization_error.WEIGHTS, quantization_error.OUTPUTS),
-    "ranks": (ranks.RANKS, ranks.BUDGET),
+    "quantization-error": tuple(quantization_error.plots),
+    "ranks": tuple(ranks.plots),
     "roofline": (roofline.FIGURE,),
 }
 """Part -> names of the figures that it may draw."""
@@ -385,7 +387,7 @@ def command(
     given = {"int8": int8, "fp32": fp32}
     for path in given.values():
         if path is not None:
-            compression.card_of_export(path, loaded.sha256)
+            card_of_export(path, loaded.sha256)
     prepare_folder(folder)
     record_path, page_path = folder / "paper.json", folder / PAGE
     check_output(record_path)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
 
 import torch
 from torch import nn
 
 from cxrseg.trainer.adapt.adapters import AdapterConfig, add_adapters
+from cxrseg.trainer.fit.checkpoint import Description
 from cxrseg.trainer.networks.build import build_network, require_sam
 from cxrseg.trainer.networks.lungsam import count_parameters, freeze
 from cxrseg.trainer.networks.sam import ARCHITECTURES, Architecture, build_sam
-
-if TYPE_CHECKING:
-    from cxrseg.trainer.fit.checkpoint import Description
 
 PAPER_RATIO = 2.24
 """Compression that the paper claims for SAM ViT-B (arXiv 2604.01167)."""
@@ -68,10 +65,10 @@ class Accounting:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a way of fine-tuning trains.
+    """What a method of fine-tuning trains.
 
     Attributes:
-        what: The way, in words.
+        what: The method, in words.
         trained: Number of trained parameters.
         full: Number that full fine-tuning trains: all of the network.
         paper: How many times fewer the paper says; None where it says nothing.
@@ -88,24 +85,25 @@ class Trained:
         return self.full / self.trained
 
 
+@cache
+def _paper_sam() -> nn.Module:
+    with torch.device("meta"):
+        return build_sam(ARCHITECTURES["vit_b"], PAPER_SIZE)
+
+
 def paper_adapters(architecture: Architecture, rank: int) -> int:
     """Return the parameters of adapters P, Lambda, Q on q, k and v of every block."""
     return 3 * architecture.depth * rank * (2 * architecture.embed_dim + 1)
 
 
 def paper_accounting() -> Accounting:
-    """Count the real tensors of SAM ViT-B in the way of the paper."""
-    architecture = ARCHITECTURES["vit_b"]
-    with torch.device("meta"):
-        sam = build_sam(architecture, PAPER_SIZE)
-    linear = qkv = 0
-    for name, module in sam.named_modules():
-        if isinstance(module, nn.Linear):
-            if name.endswith(".qkv"):
-                qkv += count_parameters(module)
-            else:
-                linear += module.weight.numel()
-    adapters = paper_adapters(architecture, PAPER_RANK)
+    """Count the real tensors of SAM ViT-B as the paper does."""
+    sam = _paper_sam()
+    layers = {name: m for name, m in sam.named_modules() if isinstance(m, nn.Linear)}
+    projections = [layers.pop(name) for name in list(layers) if name.endswith(".qkv")]
+    linear = sum(layer.weight.numel() for layer in layers.values())
+    qkv = sum(count_parameters(layer) for layer in projections)
+    adapters = paper_adapters(ARCHITECTURES["vit_b"], PAPER_RANK)
     float_bytes = 4 * (linear + qkv + adapters)
     quantized_bytes = linear + 4 * (qkv + adapters)
     return Accounting(
@@ -120,28 +118,25 @@ def paper_accounting() -> Accounting:
 
 
 def paper_trained() -> list[Trained]:
-    """Count what the paper's ways of fine-tuning train of SAM ViT-B."""
-    architecture = ARCHITECTURES["vit_b"]
-    with torch.device("meta"):
-        sam = build_sam(architecture, PAPER_SIZE)
+    """Count what the paper's methods of fine-tuning train of SAM ViT-B."""
+    sam = _paper_sam()
     full = count_parameters(sam)
-    parts = dict(sam.named_children())
-    decoder = count_parameters(parts["mask_decoder"])
-    both = decoder + count_parameters(parts["prompt_encoder"])
-
-    def adapted(rank: int) -> int:
-        return both + paper_adapters(architecture, rank)
-
-    start, end = PAPER_RANK, PAPER_FINAL_RANK
+    decoder, prompts = (
+        count_parameters(sam.get_submodule(name)) for name in ("mask_decoder", "prompt_encoder")
+    )
+    start, end = (
+        decoder + prompts + paper_adapters(ARCHITECTURES["vit_b"], rank)
+        for rank in (PAPER_RANK, PAPER_FINAL_RANK)
+    )
     return [
         Trained("full fine-tuning", full, full),
         Trained("mask decoder", decoder, full, PAPER_FEWER["decoder"]),
-        Trained(f"AdaLoRA on q, k, v, rank {start}, and decoder", adapted(start), full),
-        Trained(f"the same, rank {end} as it ends", adapted(end), full, PAPER_FEWER["adalora"]),
+        Trained(f"AdaLoRA on q, k, v, rank {PAPER_RANK}, and decoder", start, full),
+        Trained(f"the same, final rank {PAPER_FINAL_RANK}", end, full, PAPER_FEWER["adalora"]),
     ]
 
 
-def our_trained(description: Description) -> Iterator[Trained]:
+def our_trained(description: Description) -> list[Trained]:
     """Count what the methods of ``cxrseg-train`` train of a network.
 
     Parts of SAM that no mask depends on are not trained.
@@ -149,31 +144,30 @@ def our_trained(description: Description) -> Iterator[Trained]:
     Args:
         description: The network, with the adapters' settings where it has any.
 
-    Yields:
-        Full training, the decoder alone, and AdaLoRA at the start and as its budget ends.
+    Returns:
+        Full training, the decoder alone, and AdaLoRA with its first and its final budget.
+
+    Raises:
+        CxrsegError: The network is no SAM.
     """
+    name, size = description.model, description.preprocessing.size
     config = description.adapters or AdapterConfig()
     with torch.device("meta"):
-        model = require_sam(
-            build_network(
-                description.architecture, description.preprocessing.size, description.labels
-            ),
-            description.model,
-        )
-        full = count_parameters(model)
+        network = build_network(description.architecture, size, description.labels)
+        model = require_sam(network, name)
+        everything = count_parameters(model)
         freeze(model.unused_modules())
-        yield Trained(f"{description.model}, full", count_parameters(model, trainable=True), full)
+        full = count_parameters(model, trainable=True)
         freeze([model.image_encoder])
         decoder = count_parameters(model, trainable=True)
-        yield Trained(f"{description.model}, decoder", decoder, full)
         add_adapters(model, config, total_steps=0)
     adapted = count_parameters(model, trainable=True)
-    where = "on q, k, v, proj, lin1, lin2"
-    yield Trained(
-        f"{description.model}, AdaLoRA {where}, rank {config.init_rank}, and decoder",
-        adapted,
-        full,
-    )
     # Every adapter's size is proportional to its rank.
-    ended = decoder + round((adapted - decoder) * config.target_rank / config.init_rank)
-    yield Trained(f"the same, rank {config.target_rank} on average as it ends", ended, full)
+    final = decoder + round((adapted - decoder) * config.target_rank / config.init_rank)
+    adapters = f"AdaLoRA on q, k, v, proj, lin1, lin2, rank {config.init_rank}, and decoder"
+    return [
+        Trained(f"{name}, full", full, everything),
+        Trained(f"{name}, decoder", decoder, everything),
+        Trained(f"{name}, {adapters}", adapted, everything),
+        Trained(f"the same, final rank {config.target_rank} on average", final, everything),
+    ]

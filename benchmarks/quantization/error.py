@@ -8,41 +8,60 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+import onnx_ir as ir
+from tqdm import tqdm
 
-from cxrseg.benchmarks.harness.legacy_options import (
-    images_and_facts,
-    output_option,
-    protocol_option,
-    require_bench,
-    seed_option,
-    split_option,
-    threads_option,
-    where_option,
-)
-from cxrseg.runtime.core.labels import Protocol
-from cxrseg.runtime.terminal.console import echo, watched
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from cxrseg.benchmarks.quantization.layers import Noise
-    from cxrseg.benchmarks.quantization.rounding import Rounding
-    from cxrseg.runtime.core.model_card import ModelCard
-
-WEIGHTS, OUTPUTS = "weights", "outputs"
-"""Names of the figures."""
+from cxrseg.benchmarks.harness.options import ImageOptions, RowOptions, SeedOptions, ThreadOptions
+from cxrseg.benchmarks.harness.parameters import PATH, argument, option
+from cxrseg.benchmarks.harness.result import Result, Table
+from cxrseg.benchmarks.harness.runner import benchmark
+from cxrseg.benchmarks.harness.samples import list_images, model_facts
+from cxrseg.benchmarks.quantization.error_plots import OUTPUTS, WEIGHTS, plot_outputs, plot_weights
+from cxrseg.benchmarks.quantization.layers import Float, pair_layers
+from cxrseg.benchmarks.quantization.noise import Noise, output_noise
+from cxrseg.benchmarks.quantization.rounding import Rounding, findings, rounding_of
+from cxrseg.export.graph.compile import compile_model
+from cxrseg.export.verify.images import verification_images
+from cxrseg.runtime.core.model_card import ModelCard
+from cxrseg.runtime.core.preprocess import preprocess
+from cxrseg.runtime.inference.session import default_threads, load_model
+from cxrseg.runtime.readers import read
+from cxrseg.runtime.terminal.console import echo
+from cxrseg.trainer.fit.checkpoint import load
 
 DEFINITIONS = (
     "Error: weight of the INT8 file times its channel's step, minus the weight of the FP32 export"
     " of the same checkpoint, adapters merged in both. Step: scale of an output channel. SQNR: 10"
-    " log10 of the FP32 signal's energy over the difference's, dB. Outputs are those of both files'"
-    " graphs as they are written, each layer after INT8 layers: noise adds up along the network."
+    " log10 of the energy of the FP32 signal over that of the difference, dB. The outputs of layers"
+    " come from both graphs as they are written; each layer follows INT8 layers, so noise adds up"
+    " along the network."
 )
 
-_PATH = click.Path(path_type=Path)
+
+@dataclass(frozen=True)
+class Options(ThreadOptions, RowOptions, SeedOptions):
+    """Two files of one network, and images to compare the outputs of their layers on."""
+
+    model: Path = argument(type=PATH)
+    reference: Path = argument(type=PATH)
+    images: Path | None = option(
+        "--images",
+        default=None,
+        metavar="FOLDER|CSV",
+        type=PATH,
+        help="X-rays to compare the outputs of layers on: a folder, or a CSV with the columns"
+        " image, mask, split and others.  [default: 8 synthetic images]",
+    )
+    limit: int | None = option(
+        "--limit",
+        default=8,
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Take N images only, spread evenly over all.",
+    )
 
 
 @dataclass(frozen=True)
@@ -58,72 +77,93 @@ class Reference:
     sha256: str
 
 
+@benchmark("quantization-error", Options, plots=(WEIGHTS, OUTPUTS))
+def quantization_error(options: Options) -> Result:
+    """Show what INT8 does to weights and layers.
+
+    MODEL is an INT8 file written by cxrseg-export. REFERENCE is its source: the model.ckpt, or the
+    export of that with --precision fp32. Weights are read from both files and matched by the names
+    of layers: how large rounding errors are, how they are distributed (tested against a normal and
+    a uniform distribution, with the distance from each), and how they depend on the size of a
+    weight. Then both files run on some images, and the outputs of each layer are compared.
+
+    With -o, FILE-weights.png shows the errors of weights and FILE-outputs.png the noise of each
+    layer.
+
+    \b
+    Examples
+      cxrseg-bench quantization-error int8.onnx model.ckpt
+      cxrseg-bench quantization-error int8.onnx fp32.onnx --images pairs.csv -o error.json
+    """
+    loaded = load_model(options.model, "cpu")
+    pixels, image_facts = read_images(options)
+    reference, integer = read_reference(options.reference), ir.load(options.model)
+    layers = pair_layers(reference.model, integer, options.model)
+    weights = {layer.name: layer.weights for layer in layers if layer.weights is not None}
+    rounding = rounding_of(weights, options.seed)
+    batches = [preprocess(image, loaded.card.preprocessing)[None, None] for image in pixels]
+    noise = output_noise(
+        reference.model,
+        integer,
+        layers,
+        tqdm(batches, unit="image", disable=None),
+        options.threads or default_threads(),
+    )
+    text = findings(rounding)
+    same = same_checkpoint(reference, loaded.card)
+    plots = [] if rounding.exact else [plot_weights(rounding)]
+    return Result(
+        title=f"{options.model.name} against {options.reference.name}",
+        data={
+            "model": model_facts(options.model, loaded),
+            "reference": {
+                "file": options.reference.name,
+                "checkpoint_sha256": reference.sha256,
+                "same_checkpoint": same,
+            },
+            "data": image_facts,
+            "findings": text,
+            "weights": weight_figures(rounding),
+            "outputs": [asdict(row) for row in noise],
+        },
+        tables=[
+            Table([], [], note=text + _warning(same)),
+            deciles_table(rounding),
+            layers_table(rounding, noise),
+        ],
+        plots=[*plots, plot_outputs(noise, len(pixels))],
+        definitions=DEFINITIONS,
+    )
+
+
+def read_images(options: Options) -> tuple[list[Float], dict[str, Any]]:
+    """Read the images, or draw some where none are given; also return what the record tells."""
+    if options.images is None:
+        drawn, _ = verification_images(None)
+        return drawn, {"synthetic": len(drawn)}
+    chosen, facts = list_images(
+        ImageOptions(
+            images=options.images,
+            split=options.split,
+            where=options.where,
+            protocol=options.protocol,
+            limit=options.limit,
+        )
+    )
+    return [read(path).pixels for _, path in chosen], facts
+
+
 def read_reference(path: Path) -> Reference:
     """Read an FP32 file, or export a checkpoint in FP32, in memory.
 
     Raises:
         CxrsegError: It is neither.
     """
-    import onnx_ir as ir
-
-    from cxrseg.runtime.inference.session import load_model
-
     if path.suffix == ".onnx":
-        card = load_model(path, "cpu").card
-        return Reference(ir.load(path), card.checkpoint_sha256)
-    from cxrseg.export.graph.compile import compile_model
-    from cxrseg.trainer.fit.checkpoint import load
-
+        return Reference(ir.load(path), load_model(path, "cpu").card.checkpoint_sha256)
     loaded = load(path)
     echo("cxrseg-bench: exporting in FP32 ...", err=True)
     return Reference(compile_model(loaded, "fp32").graph, loaded.sha256)
-
-
-def weights_table(rounding: Rounding) -> str:
-    """Return the rounding of each layer's weights as an aligned Markdown table."""
-    from cxrseg.benchmarks.harness.legacy_record import table
-
-    rows = [
-        [
-            each.name,
-            f"{each.weights:,}",
-            f"{each.step:.2e}",
-            f"{each.rms:.2e}",
-            f"{each.largest:.3f}",
-            "-" if each.sqnr is None else f"{each.sqnr:.1f}",
-        ]
-        for each in rounding.layers
-    ]
-    header = ["weights of", "n", "mean step", "RMS error", "largest, steps", "SQNR dB"]
-    return table(header, rows)
-
-
-def deciles_table(rounding: Rounding) -> str:
-    """Return the errors by amplitude of the weights as an aligned Markdown table."""
-    from cxrseg.benchmarks.harness.legacy_record import table
-
-    rows = [
-        [str(number), f"{each.largest:.5f}", f"{each.mean:+.2e}", f"{each.rms:.2e}"]
-        for number, each in enumerate(rounding.deciles, start=1)
-    ]
-    return table(["tenth of the weights by amplitude", "up to", "mean error", "RMS error"], rows)
-
-
-def outputs_table(noise: Sequence[Noise]) -> str:
-    """Return the noise of each layer's output as an aligned Markdown table."""
-    from cxrseg.benchmarks.harness.legacy_record import table
-
-    rows = [
-        [each.name, f"{each.signal:.4g}", f"{each.noise:.2e}", f"{each.sqnr:.1f}"] for each in noise
-    ]
-    return table(["output of", "RMS in FP32", "RMS difference", "SQNR dB"], rows)
-
-
-def plain_rounding(rounding: Rounding) -> dict[str, Any]:
-    """Return the figures of the weights for JSON; the sample is left out."""
-    plain = asdict(rounding)
-    del plain["sample"]
-    return {**plain, "rounding_alone": rounding.largest <= 0.501, "exact": rounding.exact}
 
 
 def same_checkpoint(reference: Reference, card: ModelCard) -> bool | None:
@@ -133,141 +173,38 @@ def same_checkpoint(reference: Reference, card: ModelCard) -> bool | None:
     return reference.sha256 == card.checkpoint_sha256
 
 
-@click.command("quantization-error")
-@click.argument("model", type=_PATH)
-@click.argument("reference", type=_PATH)
-@click.option(
-    "--images",
-    metavar="FOLDER|CSV",
-    type=_PATH,
-    help="X-rays to compare the outputs of layers on: a folder, or a CSV with the columns image,"
-    " mask, split and others.  [default: 8 synthetic images]",
-)
-@split_option
-@where_option
-@protocol_option
-@click.option(
-    "--limit",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Take N images only, spread evenly over all.",
-)
-@threads_option
-@seed_option
-@output_option
-@click.pass_context
-def command(
-    context: click.Context,
-    model: Path,
-    reference: Path,
-    images: Path | None,
-    split: str,
-    where: tuple[str, ...],
-    protocol: Protocol,
-    limit: int,
-    threads: int | None,
-    seed: int,
-    output: Path | None,
-) -> None:
-    """Analyze the error that INT8 brings to a model.
+def _warning(same: bool | None) -> str:
+    if same:
+        return ""
+    known = "comes from another checkpoint" if same is False else "does not tell its checkpoint"
+    return f"\n\nThe reference {known}: the errors may hold training beside rounding."
 
-    MODEL is an INT8 file written by cxrseg-export. REFERENCE is what it was made from: the
-    model.ckpt, or its export with --precision fp32. Weights are read from the files themselves and
-    matched by the names of layers: how large rounding errors are, how they are distributed (tested
-    against a normal and a uniform one, with distances from both), how they depend on the size of a
-    weight. Then both files run on some images, and the outputs of each layer are compared.
 
-    With -o figures are drawn beside it, FILE-weights and FILE-outputs, as .png and .svg.
+def weight_figures(rounding: Rounding) -> dict[str, Any]:
+    """Return the figures of the weights for JSON, without those of each layer and the sample."""
+    figures = asdict(rounding)
+    del figures["sample"], figures["layers"]
+    return {**figures, "rounding_alone": rounding.alone, "exact": rounding.exact}
 
-    \b
-    Examples
-      cxrseg-bench quantization-error int8.onnx model.ckpt
-      cxrseg-bench quantization-error int8.onnx fp32.onnx --images pairs.csv -o error.json
-    """
-    require_bench("quantization-error")
-    import onnx_ir as ir
 
-    from cxrseg.benchmarks.harness.legacy_record import (
-        check_output,
-        circumstances,
-        command_line,
-        environment,
-        model_facts,
-        now,
-        write_record,
-        written,
-    )
-    from cxrseg.benchmarks.quantization.layers import output_noise, pair_layers
-    from cxrseg.benchmarks.quantization.quantization_figures import draw_outputs, draw_weights
-    from cxrseg.benchmarks.quantization.rounding import findings, rounding_of
-    from cxrseg.export.verify.images import verification_images
-    from cxrseg.runtime.core.preprocess import preprocess
-    from cxrseg.runtime.inference.session import default_threads, load_model
-    from cxrseg.runtime.readers import read
+def layers_table(rounding: Rounding, noise: Sequence[Noise]) -> Table:
+    """Return the rounding of each layer's weights and the noise of its output."""
+    errors = {layer.name: layer for layer in rounding.layers}
+    rows = []
+    for output in noise:
+        cells = ["-"] * 4
+        if (error := errors.get(output.name)) is not None:
+            ratio = "-" if error.sqnr is None else f"{error.sqnr:.1f}"
+            cells = [f"{error.weights:,}", f"{error.step:.2e}", f"{error.largest:.3f}", ratio]
+        rows.append([output.name, *cells, f"{output.signal:.4g}", f"{output.sqnr:.1f}"])
+    weights = ["weights", "mean step", "largest error, steps", "weights' SQNR dB"]
+    return Table(["layer", *weights, "output's RMS", "output's SQNR dB"], rows)
 
-    if output is not None:
-        check_output(output, [WEIGHTS, OUTPUTS])
-    loaded = load_model(model, "cpu")
-    if images is None:
-        pixels, of = verification_images(None)
-        data: dict[str, Any] = {"synthetic": len(pixels)}
-    else:
-        chosen, data = images_and_facts(context, images, split, where, protocol, limit)
-        pixels, of = (
-            [read(path).pixels for _, path in chosen],
-            f"{len(chosen)} images of {images.name}",
-        )
-    exact = read_reference(reference)
-    same = same_checkpoint(exact, loaded.card)
-    if same is False:
-        echo(f"warning: {model} was not exported from the checkpoint of {reference}", err=True)
 
-    date = now()
-    integer = ir.load(model)
-    layers = pair_layers(exact.model, integer, model)
-    rounding = rounding_of(layers, seed)
-    text = findings(rounding)
-    batches = (preprocess(each, loaded.card.preprocessing)[None, None] for each in pixels)
-    echo(f"cxrseg-bench: comparing outputs of {len(layers)} layers on {of} ...", err=True)
-    shown = watched(batches, len(pixels))
-    noise = output_noise(exact.model, integer, layers, shown, threads or default_threads())
-
-    title = f"{model.name} against {reference.name}"
-    pages = [text, weights_table(rounding), deciles_table(rounding), outputs_table(noise)]
-    for line in "\n\n".join([title, *pages]).split("\n"):
-        echo(line)
-    if output is None:
-        return
-    figures = {OUTPUTS: draw_outputs(noise, len(pixels))}
-    if not rounding.exact:
-        figures = {WEIGHTS: draw_weights(rounding), **figures}
-    record: dict[str, Any] = {
-        "command": command_line(context),
-        "date": date,
-        **environment("scipy", "torch"),
-        "model": model_facts(model, loaded),
-        "reference": {
-            "file": reference.name,
-            "checkpoint_sha256": exact.sha256,
-            "same_checkpoint": same,
-        },
-        "data": data,
-        "seed": seed,
-        "definitions": DEFINITIONS,
-        "findings": text,
-        "weights": plain_rounding(rounding),
-        "outputs": [asdict(each) for each in noise],
-    }
-    facts = [
-        f"# Quantization error: {title}",
-        f"`{record['command']}`",
-        f"{circumstances(record)}; model SHA-256 `{loaded.sha256}`.",
-        DEFINITIONS,
+def deciles_table(rounding: Rounding) -> Table:
+    """Return the errors by amplitude of the weights."""
+    rows = [
+        [str(number), f"{decile.largest:.5f}", f"{decile.mean:+.2e}", f"{decile.rms:.2e}"]
+        for number, decile in enumerate(rounding.deciles, start=1)
     ]
-    if same is not True:
-        known = "comes from another checkpoint" if same is False else "does not tell its checkpoint"
-        facts.append(f"The reference {known}: the errors may hold training beside rounding.")
-    write_record(output, "quantization-error", record, "\n\n".join([*facts, *pages]), figures)
-    echo(written(output, figures))
+    return Table(["tenth of the weights by amplitude", "up to", "mean error", "RMS error"], rows)

@@ -1,16 +1,14 @@
-"""The layers of an INT8 file beside those of the FP32 file of the same network.
+"""The layers of an INT8 file and of the FP32 file of the same network, in pairs.
 
-They are found by name: INT8 products carry their layer's, and FP32 products that of their weight or
-their bias. An attention's two products have no weights; they stand around a Softmax, one after the
-other in the order of the blocks.
+They are matched by name: INT8 products carry their layer's, and FP32 products that of their weight
+or their bias. An attention's two products have no weights; they stand before and behind a Softmax,
+in the order of the attentions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -18,14 +16,9 @@ from numpy.typing import NDArray
 
 from cxrseg.export.graph.passes import constant, dequantized
 from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.model_card import METADATA_KEY, ModelCard
 
 PRODUCTS = ("Gemm", "MatMul", "Conv")
-
-FETCHED = 16
-"""Outputs of layers that are held at once; those of attention are large."""
-
-LOGITS = "logits"
-"""How the last row calls the model's output."""
 
 _USE = "give the FP32 export, or the checkpoint, that the INT8 file was made from"
 
@@ -33,34 +26,43 @@ Float = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class Weights:
+    """The weight of a layer in both files.
+
+    Attributes:
+        exact: Of the FP32 file, float32 [out, in].
+        rounded: Of the INT8 file times its scale, float32 [out, in].
+        step: Scale of each output channel, float32 [out].
+    """
+
+    exact: Float
+    rounded: Float
+    step: Float
+
+
+@dataclass(frozen=True, eq=False)
+class LayerPair:
     """A product that runs in integers, in both files.
 
     Attributes:
         name: Name of the layer, or of one of an attention's products.
-        weight: Weight of the FP32 file, float32 [out, ...]; None for a product of activations.
-        rounded: Weight of the INT8 file times its scale, of the same shape; None likewise.
-        step: Scale of each output channel, float32 [out]; None likewise.
-        limit: Largest integer weight, absolute; 0 for a product of activations.
         outputs: Name of the layer's output, bias added, in the FP32 and in the INT8 graph.
+        weights: Its weight; None for a product of activations.
     """
 
     name: str
-    weight: Float | None
-    rounded: Float | None
-    step: Float | None
-    limit: int
     outputs: tuple[str, str]
+    weights: Weights | None = None
 
 
-def pair_layers(reference: ir.Model, integer: ir.Model, path: Path) -> list[Layer]:
+def pair_layers(reference: ir.Model, integer: ir.Model, path: Path) -> list[LayerPair]:
     """Find each integer product of an INT8 file in the FP32 file.
 
     A layer is left out where the FP32 file has computed it: its input is constant.
 
     Args:
         reference: Model of the FP32 file.
-        integer: Model of the INT8 file.
+        integer: Model of the INT8 file, its card inside.
         path: The INT8 file, for messages.
 
     Returns:
@@ -72,54 +74,63 @@ def pair_layers(reference: ir.Model, integer: ir.Model, path: Path) -> list[Laye
     products = [node for node in integer.graph if _is_integer(node)]
     if not products:
         raise CxrsegError(path, "has no INT8 layer", "give a file of cxrseg-export")
-    known = _named(reference)
-    pairs = [(known.get(str(node.name)), node) for node in products]
-    layers = [_layer(first, second, path) for first, second in pairs if first is not None]
-    if 2 * len(layers) < len(products):
-        cause = f"of {len(products)} INT8 layers the FP32 model has {len(layers)}"
+    card = ModelCard.from_json(integer.metadata_props[METADATA_KEY])
+    exact = _attention_products(reference, card) | _products_with_weights(reference)
+    matches = [(exact.get(str(node.name)), node) for node in products]
+    pairs = [_pair(node, match, path) for match, node in matches if match is not None]
+    if 2 * len(pairs) < len(products):
+        cause = f"of {len(products)} INT8 layers the FP32 model has {len(pairs)}"
         raise CxrsegError(path, f"is of another network: {cause}", _USE)
-    return layers
+    return pairs
 
 
 def _is_integer(node: ir.Node) -> bool:
     return node.op_type in PRODUCTS and all(dequantized(v) is not None for v in node.inputs[:2])
 
 
-def _named(model: ir.Model) -> dict[str, ir.Node]:
-    """Return the products of an FP32 graph by the names that the INT8 graph gives them."""
-    found: dict[str, ir.Node] = {}
-    scores, mixes = 0, 0
+def _attention_products(model: ir.Model, card: ModelCard) -> dict[str, ir.Node]:
+    """Return name -> product of two activations; the card lists the attentions in their order."""
+    attentions = [name for name in card.precision if name.endswith(".matmul")]
+    softmaxes = [node for node in model.graph if node.op_type == "Softmax"]
+    products: dict[str, ir.Node | None] = {}
+    for name, softmax in zip(attentions, softmaxes, strict=False):
+        scores = softmax.inputs[0]
+        users = [user for user, _ in softmax.outputs[0].uses()]
+        products[f"{name}.scores"] = scores.producer() if scores is not None else None
+        products[f"{name}.mix"] = users[0] if users else None
+    return {n: node for n, node in products.items() if node and node.op_type in PRODUCTS}
+
+
+def _products_with_weights(model: ir.Model) -> dict[str, ir.Node]:
+    """Return name -> product with a constant, as far as its weight or bias tells the name."""
+    products: dict[str, ir.Node] = {}
     for node in model.graph:
-        if node.op_type not in PRODUCTS:
-            continue
-        source = node.inputs[0].producer() if node.inputs[0] is not None else None
-        if any(user.op_type == "Softmax" for user, _ in node.outputs[0].uses()):
-            found[f"image_encoder.blocks.{scores}.attn.matmul.scores"] = node
-            scores += 1
-        elif source is not None and source.op_type == "Softmax":
-            found[f"image_encoder.blocks.{mixes}.attn.matmul.mix"] = node
-            mixes += 1
-        elif name := _layer_name(node):
-            found[name] = node
-    return found
+        if node.op_type in PRODUCTS:
+            bias = _bias(node)
+            for value in (*node.inputs[1:], *(bias.inputs if bias is not None else ())):
+                name = str(value.name) if value is not None and value.is_initializer() else ""
+                if name.endswith((".weight", ".bias")):
+                    products.setdefault(name.rpartition(".")[0], node)
+    return products
 
 
-def _layer(reference: ir.Node, integer: ir.Node, path: Path) -> Layer:
+def _pair(integer: ir.Node, exact: ir.Node, path: Path) -> LayerPair:
     name = str(integer.name)
-    outputs = (_result(reference), str(integer.outputs[0].name))
+    result = (_bias(exact) or exact).outputs[0]
+    outputs = (str(result.name), str(integer.outputs[0].name))
     source = dequantized(integer.inputs[1])
-    stored = constant(source.inputs[0])
+    stored, scale = (constant(value) for value in source.inputs[:2])
     if stored is None:
-        return Layer(name, None, None, None, 0, outputs)
-    weight, scale = _weight(reference), constant(source.inputs[1])
+        return LayerPair(name, outputs)
+    weight = _weight(exact)
     if weight is None or weight.shape != stored.shape or scale is None:
         shape = None if weight is None else list(weight.shape)
         cause = f"is of another network: {name} is {list(stored.shape)}, in the FP32 model {shape}"
         raise CxrsegError(path, cause, _USE)
-    step = np.broadcast_to(np.asarray(scale, np.float32).reshape(-1), len(stored))
-    whole = stored.astype(np.float32)
-    rounded = whole * step.reshape(-1, *[1] * (whole.ndim - 1))
-    return Layer(name, weight, rounded, step, int(np.abs(whole).max()), outputs)
+    channels = len(stored)
+    step = np.broadcast_to(np.asarray(scale, np.float32).reshape(-1), channels)
+    rounded = stored.astype(np.float32).reshape(channels, -1) * step[:, None]
+    return LayerPair(name, outputs, Weights(weight.reshape(channels, -1), rounded, step))
 
 
 def _weight(node: ir.Node) -> Float | None:
@@ -143,100 +154,4 @@ def _bias(node: ir.Node) -> ir.Node | None:
     if len(users) != 1 or users[0].op_type != "Add":
         return None
     added = [constant(value) for value in users[0].inputs]
-    return users[0] if any(each is not None and each.ndim == 1 for each in added) else None
-
-
-def _result(node: ir.Node) -> str:
-    return str((_bias(node) or node).outputs[0].name)
-
-
-def _layer_name(node: ir.Node) -> str:
-    """Return a layer's name as far as its weight or bias tells it."""
-    bias = _bias(node)
-    values = [*node.inputs[1:], *(bias.inputs if bias is not None else ())]
-    for value in values:
-        name = str(value.name) if value is not None and value.is_initializer() else ""
-        for end in (".weight", ".bias"):
-            if name.endswith(end):
-                return name.removesuffix(end)
-    return ""
-
-
-@dataclass(frozen=True)
-class Noise:
-    """How far a layer's output in INT8 is from that in FP32, all layers before it in INT8 too.
-
-    Attributes:
-        name: The layer, or `LOGITS`.
-        signal: Root mean square of the FP32 output.
-        noise: Root mean square of the difference.
-        sqnr: 10 log10(sum(FP32^2) / sum(difference^2)) in dB, over all images.
-    """
-
-    name: str
-    signal: float
-    noise: float
-    sqnr: float
-
-
-def output_noise(
-    reference: ir.Model,
-    integer: ir.Model,
-    layers: Sequence[Layer],
-    batches: Iterable[Float],
-    threads: int,
-) -> list[Noise]:
-    """Run both graphs as they are written, unfused, and compare the output of each layer.
-
-    Args:
-        reference: Model of the FP32 file; gets more outputs.
-        integer: Model of the INT8 file; gets more outputs.
-        layers: From `pair_layers`.
-        batches: Images float32 [1, 1, S, S], at least one.
-        threads: CPU threads.
-
-    Returns:
-        A row per layer, and last that of the logits.
-    """
-    from cxrseg.trainer.adapt.sensitivity import CAP_DB
-
-    names = [each.outputs for each in layers]
-    names.append((str(reference.graph.outputs[0].name), str(integer.graph.outputs[0].name)))
-    first = _session(reference, [name for name, _ in names[:-1]], threads)
-    second = _session(integer, [name for _, name in names[:-1]], threads)
-    sums = np.zeros((len(names), 3))
-    for batch in batches:
-        for start in range(0, len(names), FETCHED):
-            chunk = names[start : start + FETCHED]
-            wanted = first.run([name for name, _ in chunk], {"image": batch})
-            found = second.run([name for _, name in chunk], {"image": batch})
-            for row, (a, b) in enumerate(zip(wanted, found, strict=True), start=start):
-                exact = np.asarray(a, np.float64).reshape(-1)
-                error = np.asarray(b, np.float64).reshape(-1) - exact
-                sums[row] += (exact @ exact, error @ error, exact.size)
-    rows = []
-    for name, (signal, noise, count) in zip([*(e.name for e in layers), LOGITS], sums, strict=True):
-        ratio = 10 * np.log10(max(signal, 1e-30) / noise) if noise else CAP_DB
-        rms, rest = (float(np.sqrt(each / count)) for each in (signal, noise))
-        rows.append(Noise(name, rms, rest, min(CAP_DB, float(ratio))))
-    return rows
-
-
-def _session(model: ir.Model, outputs: Sequence[str], threads: int) -> Any:
-    """Return a session that also gives inner values, so that no layer is fused with the next."""
-    import onnxruntime
-
-    values = {str(v.name): v for node in model.graph for v in node.outputs}
-    given = {str(value.name) for value in model.graph.outputs}
-    for name in dict.fromkeys(outputs):
-        if name not in given:
-            value = values[name]
-            value.type = ir.TensorType(ir.DataType.FLOAT)
-            model.graph.outputs.append(value)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(
-        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    return users[0] if any(array is not None and array.ndim == 1 for array in added) else None

@@ -1,23 +1,24 @@
 """What rounding weights to integers does to them, and how its errors are distributed.
 
-A weight is rounded to the nearest multiple of its channel's step, so its error lies within half a
-step and, where weights vary by many steps, is spread evenly over it. Pooled over channels whose
-steps differ, such errors pile up around zero without being normal. Nothing is assumed here: both
-distributions are fitted, and the distance to each is told.
+A weight is rounded to the nearest multiple of its channel's step. Its error is therefore at most
+half a step, and uniform within it where weights vary by many steps. Pooled over channels of
+different steps, such errors crowd around zero without being normal. Nothing is assumed here: a
+normal and a uniform distribution are compared with the errors, and the distances are told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
-from cxrseg.benchmarks.quantization.layers import Layer
+from cxrseg.benchmarks.quantization.layers import Float, Weights
 
 SAMPLE = 1_000_000
-"""Most weights that distributions are fitted to and drawn from; moments are of all."""
+"""Most weights that distributions are compared on and drawn from; moments are of all."""
 
 DECILES = 10
 """Groups of weights by amplitude."""
@@ -25,7 +26,8 @@ DECILES = 10
 ALPHA = 0.05
 """Level of the test of normality."""
 
-Float = NDArray[np.float32]
+HALF_STEP = 0.501
+"""Largest error in steps that rounding alone gives, with some room for float arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,14 @@ class LayerError:
     Attributes:
         name: The layer.
         weights: Number of weights.
-        channels: Number of output channels, each with a step of its own.
-        step: Mean step.
+        step: Mean step of its channels.
         rms: Root mean square of the error.
-        largest: Largest absolute error in steps of its channel; rounding alone gives at most 0.5.
+        largest: Largest absolute error in steps of its channel.
         sqnr: 10 log10(sum(weight^2) / sum(error^2)) in dB; None where there is no error.
     """
 
     name: str
     weights: int
-    channels: int
     step: float
     rms: float
     largest: float
@@ -90,33 +90,38 @@ class Rounding:
     Attributes:
         layers: Layer by layer.
         weights: Number of weights.
-        correlation: Pearson's r of FP32 and INT8 weights.
-        slope: Of the regression of INT8 on FP32 weights.
         errors: Moments of the errors, INT8 minus FP32.
         in_steps: The same in steps of each weight's channel.
-        normality_p: p of D'Agostino and Pearson's test that the errors are normal, on the sample.
+        correlation: Pearson's r of FP32 and INT8 weights, on the sample like all that follows.
+        slope: Of the regression of INT8 on FP32 weights.
+        normality_p: p of D'Agostino and Pearson's test that the errors are normal.
         distances: Kolmogorov-Smirnov distance, 0 to 1, from the fitted normal (``normal``); of the
             errors in steps from the fitted normal (``steps_normal``) and from a uniform one within
             half a step (``steps_uniform``).
         deciles: Errors by amplitude, smallest weights first.
-        sample: float32 [3, N], N at most `SAMPLE`: weight, error, and error in steps.
+        sample: float64 [3, N], N at most about `SAMPLE`: weight, error, and error in steps.
     """
 
     layers: tuple[LayerError, ...]
     weights: int
-    correlation: float
-    slope: float
     errors: Moments
     in_steps: Moments
+    correlation: float
+    slope: float
     normality_p: float
     distances: dict[str, float]
     deciles: tuple[Decile, ...]
-    sample: Float
+    sample: NDArray[np.float64]
 
     @property
     def largest(self) -> float:
         """Largest absolute error in steps."""
-        return max(each.largest for each in self.layers)
+        return max(layer.largest for layer in self.layers)
+
+    @property
+    def alone(self) -> bool:
+        """Whether rounding explains all errors, so that the weights are otherwise the same."""
+        return self.largest <= HALF_STEP
 
     @property
     def exact(self) -> bool:
@@ -124,150 +129,127 @@ class Rounding:
         return self.largest < 1e-2
 
 
-def rounding_of(layers: Sequence[Layer], seed: int = 0) -> Rounding:
+def rounding_of(layers: Mapping[str, Weights], seed: int = 0) -> Rounding:
     """Measure the rounding of weights.
 
     Args:
-        layers: Layers of both files, some with weights.
+        layers: Layer -> its weight in both files; at least one.
         seed: Seed of the sample.
     """
-    with_weights = [each for each in layers if each.weight is not None]
-    total = sum(each.weight.size for each in with_weights if each.weight is not None)
-    rng = np.random.default_rng(seed)
-    rows, samples = [], []
-    errors, in_steps, products = np.zeros(4), np.zeros(4), np.zeros(5)
-    for each in with_weights:
-        assert each.weight is not None and each.rounded is not None and each.step is not None
-        weight = each.weight.reshape(len(each.weight), -1)
-        error = each.rounded.reshape(weight.shape) - weight
-        steps = error / each.step[:, None]
-        signal, noise = (float(np.square(x, dtype=np.float64).sum()) for x in (weight, error))
-        rows.append(
-            LayerError(
-                name=each.name,
-                weights=weight.size,
-                channels=len(weight),
-                step=float(each.step.mean()),
-                rms=float(np.sqrt(noise / weight.size)),
-                largest=float(np.abs(steps).max()),
-                sqnr=float(10 * np.log10(signal / noise)) if noise and signal else None,
-            )
-        )
-        flat = [x.reshape(-1) for x in (weight, error, steps)]
-        errors += _powers(flat[1])
-        in_steps += _powers(flat[2])
-        products += _products(flat[0].astype(np.float64), flat[0].astype(np.float64) + flat[1])
-        share = min(weight.size, max(1, round(weight.size * SAMPLE / total)))
-        chosen = rng.choice(weight.size, share, replace=False) if total > SAMPLE else slice(None)
-        samples.append(np.stack([x[chosen] for x in flat]))
-    sample = np.concatenate(samples, axis=1)
-    correlation, slope = _regression(products, total)
-    moments = _moments(errors, total), _moments(in_steps, total)
-    p, distances = _shape(sample, *moments)
+    parts = {name: _flat(weights) for name, weights in layers.items()}
+    errors, in_steps = (_moments([part[row] for part in parts.values()]) for row in (1, 2))
+    sample = _sample(list(parts.values()), seed)
+    line = stats.linregress(sample[0], sample[0] + sample[1])
     return Rounding(
-        layers=tuple(rows),
-        weights=total,
-        correlation=correlation,
-        slope=slope,
-        errors=moments[0],
-        in_steps=moments[1],
-        normality_p=p,
-        distances=distances,
+        layers=tuple(_layer_error(name, part, layers[name].step) for name, part in parts.items()),
+        weights=sum(part.shape[1] for part in parts.values()),
+        errors=errors,
+        in_steps=in_steps,
+        correlation=float(line.rvalue),
+        slope=float(line.slope),
+        normality_p=float(stats.normaltest(sample[1]).pvalue) if errors.sd else 1.0,
+        distances=_distances(sample, errors, in_steps),
         deciles=_deciles(sample),
         sample=sample,
     )
 
 
-def _powers(x: Float) -> NDArray[np.float64]:
-    """Return the sums of x to the powers 1 to 4."""
-    values = x.astype(np.float64)
-    square = values * values
-    return np.array([values.sum(), square.sum(), square @ values, square @ square])
+def _flat(weights: Weights) -> Float:
+    """Return weight, error and error in steps, float32 [3, weights]."""
+    error = weights.rounded - weights.exact
+    return np.stack([weights.exact, error, error / weights.step[:, None]]).reshape(3, -1)
 
 
-def _moments(sums: NDArray[np.float64], count: int) -> Moments:
-    m1, m2, m3, m4 = sums / count
-    variance = m2 - m1**2
-    if variance <= 0:
-        return Moments(float(m1), 0.0, 0.0, 0.0)
-    third = m3 - 3 * m1 * m2 + 2 * m1**3
-    fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
-    return Moments(
-        mean=float(m1),
-        sd=float(np.sqrt(variance)),
-        skewness=float(third / variance**1.5),
-        kurtosis=float(fourth / variance**2 - 3),
+def _layer_error(name: str, part: Float, step: Float) -> LayerError:
+    signal, noise = np.square(part[:2], dtype=np.float64).sum(axis=1)
+    return LayerError(
+        name=name,
+        weights=part.shape[1],
+        step=float(step.mean()),
+        rms=float(np.sqrt(noise / part.shape[1])),
+        largest=float(np.abs(part[2]).max()),
+        sqnr=float(10 * np.log10(signal / noise)) if noise and signal else None,
     )
 
 
-def _products(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.array([x.sum(), y.sum(), x @ x, y @ y, x @ y])
+def _moments(parts: Sequence[Float]) -> Moments:
+    """Return the moments of all values together, in float64, one part after the other."""
+    sizes = [part.size for part in parts]
+    mean = float(np.average([part.mean(dtype=np.float64) for part in parts], weights=sizes))
+    central = [stats.moment(part.astype(np.float64), (2, 3, 4), center=mean) for part in parts]
+    second, third, fourth = map(float, np.average(central, axis=0, weights=sizes))
+    if second == 0:
+        return Moments(mean, 0.0, 0.0, 0.0)
+    sd = second**0.5
+    return Moments(mean, sd, third / sd**3, fourth / second**2 - 3)
 
 
-def _regression(sums: NDArray[np.float64], count: int) -> tuple[float, float]:
-    """Return Pearson's r and the slope of y on x."""
-    x, y, xx, yy, xy = sums / count
-    covariance, spread = xy - x * y, ((xx - x**2), (yy - y**2))
-    if min(spread) <= 0:
-        return 0.0, 0.0
-    return float(covariance / np.sqrt(spread[0] * spread[1])), float(covariance / spread[0])
+def _sample(parts: Sequence[Float], seed: int) -> NDArray[np.float64]:
+    """Return all weights, or about `SAMPLE` of them, of each layer in proportion to its size."""
+    rng = np.random.default_rng(seed)
+    share = min(1.0, SAMPLE / sum(part.shape[1] for part in parts))
+    chosen = [
+        rng.choice(part, max(1, round(share * part.shape[1])), replace=False, axis=1)
+        if share < 1
+        else part
+        for part in parts
+    ]
+    return np.concatenate(chosen, axis=1).astype(np.float64)
 
 
-def _shape(sample: Float, errors: Moments, in_steps: Moments) -> tuple[float, dict[str, float]]:
-    """Return the p of normality, and the distances of `Rounding`."""
-    from scipy.stats import kstest, norm, normaltest, uniform
-
-    if errors.sd == 0 or in_steps.sd == 0:
-        return 1.0, {"normal": 1.0, "steps_normal": 1.0, "steps_uniform": 1.0}
-    _, error, steps = sample.astype(np.float64)
-    fits = {
-        "normal": kstest(error, norm(errors.mean, errors.sd).cdf),
-        "steps_normal": kstest(steps, norm(in_steps.mean, in_steps.sd).cdf),
-        "steps_uniform": kstest(steps, uniform(-0.5, 1).cdf),
+def _distances(sample: NDArray[np.float64], errors: Moments, in_steps: Moments) -> dict[str, float]:
+    """Return the distances of `Rounding`; 1 where there are no errors."""
+    if errors.sd == 0:
+        return {"normal": 1.0, "steps_normal": 1.0, "steps_uniform": 1.0}
+    _, error, steps = sample
+    tests = {
+        "normal": stats.kstest(error, stats.norm(errors.mean, errors.sd).cdf),
+        "steps_normal": stats.kstest(steps, stats.norm(in_steps.mean, in_steps.sd).cdf),
+        "steps_uniform": stats.kstest(steps, stats.uniform(-0.5, 1).cdf),
     }
-    distances = {name: float(fit.statistic) for name, fit in fits.items()}
-    return float(normaltest(error).pvalue), distances
+    return {name: float(test.statistic) for name, test in tests.items()}
 
 
-def _deciles(sample: Float) -> tuple[Decile, ...]:
+def _deciles(sample: NDArray[np.float64]) -> tuple[Decile, ...]:
     order = np.argsort(np.abs(sample[0]), kind="stable")
-    found = []
-    for part in np.array_split(order, DECILES):
-        if len(part):
-            error = sample[1, part].astype(np.float64)
-            rms = float(np.sqrt(np.square(error).mean()))
-            found.append(Decile(float(np.abs(sample[0, part[-1]])), float(error.mean()), rms))
-    return tuple(found)
+    groups = [sample[:2, part] for part in np.array_split(order, DECILES) if len(part)]
+    return tuple(
+        Decile(
+            largest=float(np.abs(weight).max()),
+            mean=float(error.mean()),
+            rms=float(np.sqrt(np.square(error).mean())),
+        )
+        for weight, error in groups
+    )
 
 
 def findings(rounding: Rounding) -> str:
-    """Say in words what is found of the errors' distribution, and nothing that is not."""
+    """Say in words what the errors' distribution is like, and nothing that was not measured."""
     errors, steps, far = rounding.errors, rounding.in_steps, rounding.distances
     if rounding.exact:
         return (
             "The FP32 weights are the INT8 ones times their scale: there is no rounding error to"
             " analyze. A checkpoint of cxrseg-recover has such weights."
         )
-    normal = rounding.normality_p >= ALPHA
-    test = "does not reject" if normal else "rejects"
+    p = rounding.normality_p
+    test = "does not reject" if p >= ALPHA else "rejects"
     nearer = "a uniform" if far["steps_uniform"] < far["steps_normal"] else "a normal"
-    beyond = (
-        "No error exceeds half a step, so that it is rounding alone."
-        if rounding.largest <= 0.501
-        else f"Errors reach {rounding.largest:.2f} steps, more than rounding gives (0.5): the"
+    cause = (
+        "No error exceeds half a step: rounding alone explains them."
+        if rounding.alone
+        else f"Errors reach {rounding.largest:.2f} steps, more than the 0.5 of rounding alone: the"
         " weights differ by training too."
     )
     return (
-        f"Errors of {rounding.weights:,} weights have a mean of {steps.mean:+.4f} steps and a"
-        f" standard deviation of {steps.sd:.4f} steps (uniform rounding: 0.2887). {beyond}"
+        f"The errors of {rounding.weights:,} weights have a mean of {steps.mean:+.4f} steps and a"
+        f" standard deviation of {steps.sd:.4f} steps (uniform rounding: 0.2887). {cause}"
         f" FP32 and INT8 weights correlate at r = {rounding.correlation:.6f}.\n\n"
         f"D'Agostino and Pearson's test {test} a normal distribution of the pooled errors"
-        f" (p {'<0.0001' if rounding.normality_p < 1e-4 else f'= {rounding.normality_p:.4f}'};"
-        f" skewness {errors.skewness:+.2f}, excess kurtosis {errors.kurtosis:+.2f}; at this number"
-        " of weights the smallest deviation is significant, so distances tell more): their"
-        f" Kolmogorov-Smirnov distance from the fitted normal is {far['normal']:.4f}."
-        "\n\nIn steps of its own channel an error's distribution is nearer to"
-        f" {nearer} one: distance {far['steps_uniform']:.4f} from uniform,"
-        f" {far['steps_normal']:.4f} from normal, excess kurtosis"
-        f" {steps.kurtosis:+.2f} (uniform -1.2, normal 0)."
+        f" (p {'<0.0001' if p < 1e-4 else f'= {p:.4f}'}, skewness {errors.skewness:+.2f}, excess"
+        f" kurtosis {errors.kurtosis:+.2f}). With so many weights the smallest deviation is"
+        " significant, so distances say more: the Kolmogorov-Smirnov distance of the errors from"
+        f" the fitted normal is {far['normal']:.4f}.\n\n"
+        f"In steps of its own channel, the distribution of an error is nearer to {nearer} one:"
+        f" distance {far['steps_uniform']:.4f} from uniform, {far['steps_normal']:.4f} from normal,"
+        f" excess kurtosis {steps.kurtosis:+.2f} (uniform -1.2, normal 0)."
     )

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-import onnx_ir as ir
 import pytest
 
 from cxrseg.benchmarks.harness.legacy_record import write_record
@@ -23,11 +21,8 @@ from cxrseg.benchmarks.paper import (
     read_outcomes,
     run_parts,
 )
-from cxrseg.benchmarks.quantization.layers import LOGITS, output_noise, pair_layers
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.inference.session import load_model
 from cxrseg.trainer.fit.checkpoint import load
-from cxrseg.trainer.networks.layers import effective
 from helpers.page import Page
 
 Bench = Callable[..., Any]
@@ -76,93 +71,12 @@ class TestWholeRun:
         assert 0.5 < maps["ours"] <= 1 and abs(maps["difference"]) < 0.05
 
     def test_budget_is_that_of_the_run(self, paper_run: Path) -> None:
-        history = read(paper_run, "ranks")["history"]
+        history = read(paper_run, "ranks")["data"]["history"]
         assert len(history) > 2 and history[-1]["total"] < history[0]["total"]
 
     def test_compression_counts_these_files(self, paper_run: Path) -> None:
-        measured = read(paper_run, "compression")["measured"]
+        measured = read(paper_run, "compression")["data"]["measured"]
         assert measured["int8_bytes"] == (paper_run / "int8.onnx").stat().st_size
-
-
-class TestQuantizationError:
-    @pytest.fixture
-    def models(self, paper_run: Path) -> tuple[ir.Model, ir.Model]:
-        return ir.load(paper_run / "fp32.onnx"), ir.load(paper_run / "int8.onnx")
-
-    def test_it_is_rounding_alone(self, paper_run: Path) -> None:
-        record = read(paper_run, "quantization-error")
-        weights = record["weights"]
-        assert record["reference"]["same_checkpoint"] is True
-        assert weights["rounding_alone"] and not weights["exact"]
-        assert weights["in_steps"]["sd"] == pytest.approx(1 / np.sqrt(12), rel=0.05)
-        assert weights["distances"]["steps_uniform"] < weights["distances"]["steps_normal"]
-        assert weights["correlation"] > 0.99
-        assert record["outputs"][-1]["name"] == LOGITS
-        assert all(each["sqnr"] > 0 for each in record["outputs"])
-        assert record["data"]["images"] == 4
-
-    def test_weights_are_those_of_the_network(
-        self, models: tuple[ir.Model, ir.Model], paper_run: Path, fine_run: Path
-    ) -> None:
-        layers = {each.name: each for each in pair_layers(*models, paper_run / "int8.onnx")}
-        network = load(fine_run / "model.ckpt").model
-        precision = load_model(paper_run / "int8.onnx", "cpu").card.precision
-        integer = [name for name, kind in precision.items() if kind == "int8"]
-        assert len(layers) >= len(integer) - 4
-        for name in ("mlp.lin1", "attn.proj"):
-            full = f"image_encoder.blocks.1.{name}"
-            expected = effective(network.get_submodule(full))[0].detach().numpy()
-            found = layers[full].weight
-            assert found is not None
-            np.testing.assert_allclose(found, expected, atol=1e-6)
-        last = layers["mask_decoder.transformer.final_attn_token_to_image.out_proj"]
-        decoder = network.mask_decoder.transformer.final_attn_token_to_image.out_proj
-        assert last.weight is not None
-        np.testing.assert_allclose(last.weight, effective(decoder)[0].detach(), atol=1e-6)
-        for each in layers.values():
-            if each.weight is not None and each.rounded is not None and each.step is not None:
-                error = (each.rounded - each.weight).reshape(len(each.step), -1)
-                assert np.abs(error / each.step[:, None]).max() <= 0.501, each.name
-                assert each.limit <= 63
-            else:
-                assert ".attn.matmul." in each.name
-
-    def test_a_network_against_itself_has_no_noise(self, paper_run: Path) -> None:
-        one, two, integer = (
-            ir.load(paper_run / n) for n in ("fp32.onnx", "fp32.onnx", "int8.onnx")
-        )
-        layers = pair_layers(one, integer, paper_run)
-        same = [
-            type(each)(each.name, None, None, None, 0, (each.outputs[0], each.outputs[0]))
-            for each in layers
-        ]
-        image = np.random.default_rng(0).random((1, 1, 96, 96), dtype=np.float32)
-        rows = output_noise(one, two, same, [image], 1)
-        assert len(rows) == len(layers) + 1
-        assert {each.noise for each in rows} == {0.0}
-
-    def test_checkpoint_gives_the_same_as_its_export(
-        self, bench: Bench, paper_run: Path, fine_run: Path, tmp_path: Path
-    ) -> None:
-        output = tmp_path / "error.json"
-        done = bench(
-            "quantization-error", paper_run / "int8.onnx", fine_run / "model.ckpt", "-o", output
-        )
-        assert done.code == 0, done.err
-        fresh, before = json.loads(output.read_text()), read(paper_run, "quantization-error")
-        assert fresh["weights"]["errors"] == pytest.approx(before["weights"]["errors"])
-        assert fresh["data"] == {"synthetic": 8}
-
-    def test_what_does_not_belong_together(
-        self, bench: Bench, paper_run: Path, model: Path, tmp_path: Path
-    ) -> None:
-        for args, words in (
-            ((model, paper_run / "fp32.onnx"), "has no INT8 layer"),
-            ((paper_run / "int8.onnx", model), "of another network"),
-            ((paper_run / "int8.onnx", tmp_path / "none.ckpt"), "no such file"),
-        ):
-            done = bench("quantization-error", *args)
-            assert done.code == 1 and words in done.err, done.err
 
 
 class TestParts:

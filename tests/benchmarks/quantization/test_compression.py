@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 
-from cxrseg.benchmarks.cli import main
 from cxrseg.benchmarks.quantization.accounting import (
     PAPER_RATIO,
     our_trained,
     paper_accounting,
     paper_trained,
 )
-from cxrseg.benchmarks.quantization.compression import measure_files
+from cxrseg.benchmarks.quantization.exports import measure_files
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.trainer.fit.checkpoint import Description, load
 from cxrseg.trainer.networks.sam import ARCHITECTURES
+
+Bench = Callable[..., Any]
 
 
 def test_the_papers_count() -> None:
@@ -70,34 +74,35 @@ def test_trained_parameters_are_those_of_a_training(fine_run: Path) -> None:
     assert start.trained == trained
 
 
-def test_files_are_counted_as_they_are(paper_run: Path, fine_run: Path, tmp_path: Path) -> None:
-    files = (paper_run / "int8.onnx", paper_run / "fp32.onnx")
-    found = measure_files(*files, load(fine_run / "model.ckpt").sha256)
-    assert (found.int8_bytes, found.fp32_bytes) == tuple(f.stat().st_size for f in files)
-    assert (found.model, found.image_size) == ("vit_n", 96)
+def test_files_are_counted_as_they_are(bench: Bench, exports: Path, fine_run: Path) -> None:
+    files = (exports / "int8.onnx", exports / "fp32.onnx")
+    measured = measure_files(*files, load(fine_run / "model.ckpt").sha256)
+    assert (measured.int8_bytes, measured.fp32_bytes) == tuple(f.stat().st_size for f in files)
+    assert (measured.model, measured.image_size) == ("vit_n", 96)
     with pytest.raises(CxrsegError, match="not exported from the checkpoint"):
         measure_files(*files, load(fine_run / "stage1.ckpt").sha256)
+    done = bench("compression", fine_run / "model.ckpt", "--files", *files)
+    assert done.code == 1
+    assert f"| {measured.ratio:.2f} |" in re.sub(" +", " ", done.out)
 
 
-def test_a_ratio_below_the_papers_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_ratio_below_the_papers_fails(bench: Bench, tmp_path: Path) -> None:
     """The nano model is mostly graph, not weights."""
-    output = tmp_path / "compression.json"
-    args = ["compression", "--model", "vit_n", "--image-size", "64", "-o", str(output)]
-    args += ["--keep", str(tmp_path / "files"), "--stock"]
-    with pytest.raises(SystemExit) as stop:
-        main(args)
-    assert stop.value.code == 1
-    captured = capsys.readouterr()
-    assert "2.24 times" in captured.out
-    assert "below the paper's 2.24" in captured.err
-    record = json.loads(output.read_text())
-    measured = record["measured"]
+    output, files = tmp_path / "compression.json", tmp_path / "files"
+    size = ("--model", "vit_n", "--image-size", 64)
+    done = bench("compression", *size, "--keep", files, "--stock", "-o", output)
+    assert done.code == 1
+    assert "2.24 times" in done.out
+    assert "below the paper's 2.24" in done.out
+    data = json.loads(output.read_text())["data"]
+    measured = data["measured"]
     assert measured["ratio"] == measured["fp32_bytes"] / measured["int8_bytes"] < PAPER_RATIO
-    assert record["paper"]["ratio"] == pytest.approx(PAPER_RATIO, abs=0.005)
-    files = tmp_path / "files"
+    assert data["paper"]["ratio"] == pytest.approx(PAPER_RATIO, abs=0.005)
+    assert [method["fewer"] for method in data["trained"]["paper"]] == [
+        method.fewer for method in paper_trained()
+    ]
     for precision in ("fp32", "int8"):
         assert (files / f"{precision}.onnx").stat().st_size == measured[f"{precision}_bytes"]
-    assert measured["peak_memory_bytes"] is None or measured["peak_memory_bytes"] > 50e6
     image = np.random.default_rng(0).random((1, 1, 64, 64), dtype=np.float32)
     ours, stock = (
         onnxruntime.InferenceSession(files / f"{name}.onnx").run(None, {"image": image})[0]
@@ -107,8 +112,21 @@ def test_a_ratio_below_the_papers_fails(tmp_path: Path, capsys: pytest.CaptureFi
     np.testing.assert_allclose(ours, stock, atol=1e-4 * np.abs(stock).max())
 
 
-def test_stock_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["compression", "--model", "vit_n", "--stock"])
-    assert stop.value.code == 2
-    assert "--keep" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--stock",), "--stock needs --keep"),
+        (("--image-size", 100), "not a multiple of 16"),
+        (("--files", "a.onnx", "b.onnx"), "--files are exports of a CHECKPOINT"),
+    ],
+)
+def test_wrong_usage(bench: Bench, args: tuple[str | int, ...], words: str) -> None:
+    done = bench("compression", "--model", "vit_n", *args)
+    assert done.code == 2
+    assert words in done.err
+
+
+def test_float_checkpoints_are_refused(bench: Bench, base_run: Path) -> None:
+    done = bench("compression", base_run / "model.ckpt")
+    assert done.code == 1
+    assert "not trained for INT8" in done.err
