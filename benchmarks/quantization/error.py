@@ -121,7 +121,7 @@ def quantization_error(options: Options) -> Result:
                 "checkpoint_sha256": reference.sha256,
                 "same_checkpoint": same,
             },
-            "data": image_facts,
+            "dataset": image_facts,
             "findings": text,
             "weights": weight_figures(rounding),
             "outputs": [asdict(row) for row in noise],

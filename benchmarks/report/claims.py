@@ -54,41 +54,38 @@ def claims(records: Iterable[tuple[str, Record]]) -> list[Claim]:
 
 def _accuracy(record: Record) -> Iterator[Claim]:
     data = record["data"]
-    each = data["summary"]["all"]
-    dice = each["dice"]
+    scores = data["summary"]["all"]
+    dice = scores["dice"]
     interval = dice["ci95"]
     spread = "" if interval is None else f" ({interval[0]:.4f} to {interval[1]:.4f})"
     yield Claim(
-        f"masks of {record['title']}, {each['images']} images, {data['settings']['protocol']}",
+        f"masks of {record['title']}, {scores['images']} images, {data['settings']['protocol']}",
         "INT8: Dice 0.9559, IoU 0.9158, NSD 0.9431, HD95 8.2 px; FP32, decoder alone: Dice 0.9555",
-        f"Dice {dice['mean']:.4f}{spread}, IoU {each['iou']['mean']:.4f}, NSD"
-        f" {each['nsd']['mean']:.4f}, HD95 {each['hd95_px']['mean']:.1f} px",
+        f"Dice {dice['mean']:.4f}{spread}, IoU {scores['iou']['mean']:.4f}, NSD"
+        f" {scores['nsd']['mean']:.4f}, HD95 {scores['hd95_px']['mean']:.1f} px",
         "other images; ours without a prompt, HD95 in pixels of the X-ray; the paper's with a box"
         " from the true mask, HD95 in pixels of 256",
     )
 
 
-def _compared(record: Record) -> str:
-    first, second = (each["file"] for each in record["models"])
-    settings = record["settings"]
-    return f"Dice, {first} against {second}, split {settings['split']}, {settings['protocol']}"
-
-
 def _significance(record: Record) -> Iterator[Claim]:
-    each = record["groups"]["all"]
-    p = each["wilcoxon_p"]
+    data = record["data"]
+    first, second = (model["file"] for model in data["models"])
+    settings, comparison = data["settings"], data["groups"]["all"]
+    p = comparison["wilcoxon_p"]
     yield Claim(
-        _compared(record),
+        f"Dice, {first} against {second}, split {settings['split']}, {settings['protocol']}",
         "no significant difference (Wilcoxon; p not at hand)",
-        f"difference {each['difference']:+.5f}, p {'<0.0001' if p < 1e-4 else f'= {p:.4f}'}:"
-        f" {each['verdict']}",
-        f"margin of equivalence {each['margin']:g}; a difference that is not significant is no"
-        " proof of equality",
+        f"difference {comparison['difference']:+.5f}, p {'<0.0001' if p < 1e-4 else f'= {p:.4f}'}:"
+        f" {comparison['verdict']}",
+        f"margin of equivalence {comparison['margin']:g}; a difference that is not significant is"
+        " no proof of equality",
     )
 
 
 def _compression(record: Record) -> Iterator[Claim]:
-    measured, count, trained = record["measured"], record["paper"], record["trained"]
+    data = record["data"]
+    measured, count = data["measured"], data["paper"]
     yield Claim(
         "compression of SAM ViT-B",
         f"{count['says']['ratio']} times, by arithmetic",
@@ -96,32 +93,32 @@ def _compression(record: Record) -> Iterator[Claim]:
         "Linear weights in INT8, qkv and adapters in FP32",
     )
     yield Claim(
-        f"FP32 : INT8, files of {measured['model']}",
+        f"FP32 : INT8, files of {measured['model']}, {measured['image_size']} px",
         "no file is exported",
         f"{measured['ratio']:.2f} times, in bytes",
-        "adapters merged, qkv in INT8 too, what is left in FP16",
+        "adapters merged, qkv in INT8 too, the rest in FP16",
     )
-    for model, ways, note in (
-        ("SAM ViT-B", trained["paper"], "how the paper counted is not at hand"),
+    for model, whose, note in (
+        ("SAM ViT-B", "paper", "the paper does not say how it counted"),
         (
             f"{measured['model']} by cxrseg-train",
-            trained["ours"],
+            "ours",
             "small networks have relatively larger adapters and decoders",
         ),
     ):
-        full, decoder, start, end = ways
+        full, decoder, start, end = data["trained"][whose]
         said = f"decoder {decoder['paper']} times fewer than all, AdaLoRA {end['paper']}"
         yield Claim(
             f"parameters trained of {model}",
             NOT_GIVEN if end["paper"] is None else said,
             f"decoder {decoder['fewer']:.1f} times fewer than all {full['full'] / 1e6:.1f} million,"
-            f" AdaLoRA {start['fewer']:.1f} at the start and {end['fewer']:.1f} as it ends",
+            f" AdaLoRA {start['fewer']:.1f} at the start and {end['fewer']:.1f} at the end",
             note,
         )
 
 
 def _quantization_error(record: Record) -> Iterator[Claim]:
-    weights = record["weights"]
+    weights = record["data"]["weights"]
     if weights["exact"]:
         return
     far = weights["distances"]
@@ -141,23 +138,24 @@ def _quantization_error(record: Record) -> Iterator[Claim]:
 
 
 def _ranks(record: Record) -> Iterator[Claim]:
-    each = [adapter["rank"] for adapter in record["adapters"]]
+    left = [adapter["rank"] for adapter in record["data"]["adapters"]]
     yield Claim(
         "ranks that AdaLoRA leaves",
         "32 in every layer",
-        f"{min(each)} to {max(each)}, {sum(each) / len(each):.1f} on average",
+        f"{min(left)} to {max(left)}, {sum(left) / len(left):.1f} on average",
         "the paper prunes by a schedule, one mask for q, k and v; ours shares one budget",
     )
 
 
 def _latency(record: Record) -> Iterator[Claim]:
-    first, *others = record["models"]
-    for each in others:
+    data = record["data"]
+    first, *others = data["models"]
+    for model in others:
         yield Claim(
-            f"latency, {each['file']} : {first['file']}",
+            f"latency, {model['file']} : {first['file']}",
             NOT_GIVEN,
-            f"{each['relative']['latency']:.2f} times",
-            f"medians, threads: {record['settings']['threads']}",
+            f"{model['relative']['latency']:.2f} times",
+            f"medians, threads: {data['settings']['threads']}",
         )
 
 

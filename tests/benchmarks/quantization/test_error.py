@@ -87,7 +87,7 @@ def test_it_is_rounding_alone(
     assert weights["correlation"] > 0.99
     assert data["outputs"][-1]["name"] == LOGITS
     assert all(row["sqnr"] > 0 for row in data["outputs"])
-    assert data["data"]["images"] == 4
+    assert data["dataset"]["images"] == 4
     assert [plot["name"] for plot in record["plots"]] == ["weights", "outputs"]
 
 
@@ -103,7 +103,7 @@ def test_checkpoint_gives_the_same_as_its_export(
     first, second = records
     assert first["weights"]["errors"] == pytest.approx(second["weights"]["errors"])
     assert first["outputs"][-1]["sqnr"] == pytest.approx(second["outputs"][-1]["sqnr"])
-    assert first["data"] == second["data"] == {"synthetic": 8}
+    assert first["dataset"] == second["dataset"] == {"synthetic": 8}
 
 
 def test_weights_of_another_training_are_told(bench: Bench, exports: Path, fine_run: Path) -> None:

@@ -151,28 +151,41 @@ def test_claims_of_recorded_results() -> None:
     """Results of this repository, older ones among them."""
     records = {path.name: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
     found = claims(records.items())
-    dice = {e.source: float(e.here.split()[1]) for e in found if e.what.startswith("masks of")}
+    dice = {c.source: float(c.here.split()[1]) for c in found if c.what.startswith("masks of")}
     assert dice == {
         name: pytest.approx(record["data"]["summary"]["all"]["dice"]["mean"], abs=1e-4)
         for name, record in records.items()
         if record["benchmark"] == "accuracy"
     }
-    assert any(each.what.startswith("latency") for each in found)
+    own = {c.what: c.here for c in found if c.source == "compression.json"}
+    data = {name: records[f"{name}.json"]["data"] for name in ("compression", "ranks")}
+    assert own["compression of SAM ViT-B"].startswith(
+        f"{data['compression']['paper']['ratio']:.2f}"
+    )
+    assert own["FP32 : INT8, files of vit_t, 384 px"].startswith(
+        f"{data['compression']['measured']['ratio']:.2f} times"
+    )
+    ranks = [adapter["rank"] for adapter in data["ranks"]["adapters"]]
+    sources = {claim.source: claim.here for claim in found}
+    assert sources["ranks.json"].startswith(f"{min(ranks)} to {max(ranks)}, ")
+    assert {"significance.json", "quantization-error.json", "latency.json"} <= set(sources)
 
 
 def test_what_two_records_say_alike_is_told_once() -> None:
-    record = {"benchmark": "ranks", "adapters": [{"rank": 3}, {"rank": 5}]}
+    record = {"benchmark": "ranks", "data": {"adapters": [{"rank": 3}, {"rank": 5}]}}
     found = claims([("a.json", record), ("b.json", record)])
-    assert [each.source for each in found] == ["a.json"]
+    assert [claim.source for claim in found] == ["a.json"]
     assert "3 to 5, 4.0 on average" in found[0].here
 
 
 @pytest.mark.parametrize(
-    "benchmark", ["accuracy", "significance", "ranks", "compression", "latency"]
+    "benchmark",
+    ["accuracy", "significance", "ranks", "compression", "quantization-error", "latency"],
 )
-def test_claims_of_foreign_records(benchmark: str) -> None:
-    empty = {"benchmark": benchmark}
-    assert claims([("a.json", empty), ("b.json", {**empty, "models": 3})]) == []
+@pytest.mark.parametrize("data", [None, 3, {}, {"models": 3, "weights": [], "adapters": []}])
+def test_claims_of_foreign_records(benchmark: str, data: object) -> None:
+    foreign = {"benchmark": benchmark, "data": data}
+    assert claims([("a.json", {"benchmark": benchmark}), ("b.json", foreign)]) == []
 
 
 def test_page_of_this_repositorys_results(bench: Bench, tmp_path: Path) -> None:
