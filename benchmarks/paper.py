@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 import click
 
-from cxrseg.benchmarks.accuracy import significance, ssim
 from cxrseg.benchmarks.accuracy.accuracy import accuracy
+from cxrseg.benchmarks.accuracy.significance import significance
+from cxrseg.benchmarks.accuracy.ssim import ssim
 from cxrseg.benchmarks.harness.legacy_options import (
     columns_and_values,
     data_option,
@@ -58,8 +59,8 @@ COMMANDS: dict[str, click.Command] = {
 """Part -> the command that makes it, in the order of making."""
 
 FIGURES: dict[str, tuple[str, ...]] = {
-    "significance": (significance.FIGURE,),
-    "ssim": (ssim.FIGURE,),
+    "significance": tuple(significance.plots),
+    "ssim": tuple(ssim.plots),
     "quantization-error": tuple(quantization_error.plots),
     "ranks": tuple(ranks.plots),
     "roofline": (roofline.FIGURE,),
@@ -415,7 +416,7 @@ def command(
         "significance": [*scores, *rows],
         "ssim": [
             *(model["int8"], baseline or model["fp32"], *rows, *on_cpu),
-            *([] if no_xrays else ["--figure"]),
+            *([] if no_xrays else ["--xrays"]),
         ],
         "quantization-error": [*both, "--images", data, *chosen, *few_layers, *on_threads],
         "ranks": [run],

@@ -10,9 +10,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cxrseg.benchmarks.accuracy.intervals import bootstrap_interval
+from cxrseg.benchmarks.accuracy.intervals import Interval, Values, bootstrap_interval, per_patient
 
 ALPHA = 0.05
 """Level of every test."""
@@ -50,8 +49,8 @@ class Comparison:
     first: float
     second: float
     difference: float
-    ci90: tuple[float, float] | None
-    ci95: tuple[float, float] | None
+    ci90: Interval | None
+    ci95: Interval | None
     better: int
     worse: int
     wilcoxon_p: float
@@ -103,27 +102,28 @@ def compare(
     """
     if not len(first) == len(second) == len(patients) or not len(first) or not margin > 0:
         raise ValueError(f"{len(first)} and {len(second)} scores, margin {margin}")
-    a, b = (np.round(np.asarray(each, dtype=np.float64), DIGITS) for each in (first, second))
+    a, b = (np.round(np.asarray(scores, np.float64), DIGITS) for scores in (first, second))
     differences = np.round(a - b, DIGITS)
+    sums, counts = per_patient(differences, patients)
     return Comparison(
         images=len(a),
-        patients=len(set(patients)),
+        patients=len(counts),
         first=float(a.mean()),
         second=float(b.mean()),
         difference=float(differences.mean()),
-        ci90=bootstrap_interval(differences.tolist(), patients, seed, level=0.9),
-        ci95=bootstrap_interval(differences.tolist(), patients, seed),
+        ci90=bootstrap_interval(differences, patients, seed, level=0.9),
+        ci95=bootstrap_interval(differences, patients, seed),
         better=int(np.count_nonzero(differences > 0)),
         worse=int(np.count_nonzero(differences < 0)),
         wilcoxon_p=wilcoxon_p(differences),
         holm_p=None,
         rank_biserial=rank_biserial(differences),
-        tost_p=tost_p(means_of(differences, patients), margin),
+        tost_p=tost_p(sums / counts, margin),
         margin=margin,
     )
 
 
-def wilcoxon_p(differences: NDArray[np.float64]) -> float:
+def wilcoxon_p(differences: Values) -> float:
     """Return the two-sided p of the Wilcoxon signed-rank test; 1 where no difference is left."""
     from scipy.stats import wilcoxon
 
@@ -131,25 +131,18 @@ def wilcoxon_p(differences: NDArray[np.float64]) -> float:
     return float(wilcoxon(nonzero).pvalue) if len(nonzero) else 1.0
 
 
-def rank_biserial(differences: NDArray[np.float64]) -> float:
+def rank_biserial(differences: Values) -> float:
     """Return (W+ - W-) / (W+ + W-) of the signed ranks; 0 where no difference is left."""
-    from scipy.stats import rankdata
+    from scipy.stats import wilcoxon
 
     nonzero = differences[differences != 0]
     if not len(nonzero):
         return 0.0
-    ranks = rankdata(np.abs(nonzero))
-    return float((ranks * np.sign(nonzero)).sum() / ranks.sum())
+    positive = float(wilcoxon(nonzero, alternative="greater").statistic)  # W+
+    return 4 * positive / (len(nonzero) * (len(nonzero) + 1)) - 1
 
 
-def means_of(values: NDArray[np.float64], groups: Sequence[Hashable]) -> NDArray[np.float64]:
-    """Return the mean of each group: images of one patient are not independent."""
-    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-    of = np.array([numbers[group] for group in groups])
-    return np.bincount(of, weights=values) / np.bincount(of)
-
-
-def tost_p(values: NDArray[np.float64], margin: float) -> float | None:
+def tost_p(values: Values, margin: float) -> float | None:
     """Return the p of two one-sided t tests that the mean lies within -margin and margin.
 
     Args:
@@ -179,9 +172,8 @@ def holm(values: Sequence[float]) -> list[float]:
     Returns:
         The corrected p, in the same order, at most 1.
     """
-    corrected, largest = [0.0] * len(values), 0.0
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    for rank, index in enumerate(order):
-        largest = max(largest, (len(values) - rank) * values[index])
-        corrected[index] = min(1.0, largest)
-    return corrected
+    p = np.asarray(values, np.float64)
+    order = np.argsort(p)
+    corrected = np.empty_like(p)
+    corrected[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    return [min(1.0, float(value)) for value in corrected]

@@ -5,34 +5,43 @@ It makes figure 2 of the paper, with a table over all images beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import click
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
 
-from cxrseg.benchmarks.harness.legacy_figures import Drawing, blank, drawing, styled
-from cxrseg.benchmarks.harness.legacy_options import (
-    by_option,
-    columns_and_values,
-    data_option,
-    device_option,
-    limit_option,
-    output_option,
-    protocol_option,
-    require_bench,
-    seed_option,
-    split_option,
-    threads_option,
-    where_option,
+from cxrseg.benchmarks.accuracy.accuracy import ScoringOptions
+from cxrseg.benchmarks.accuracy.intervals import Values, bootstrap_interval
+from cxrseg.benchmarks.accuracy.metrics import Mask, check_masks
+from cxrseg.benchmarks.accuracy.picture import reduced
+from cxrseg.benchmarks.accuracy.scoring import read_reference
+from cxrseg.benchmarks.accuracy.summary import DIGITS, grouped
+from cxrseg.benchmarks.harness.parameters import PATH, argument, option
+from cxrseg.benchmarks.harness.plots import blank, plot, styled
+from cxrseg.benchmarks.harness.result import Plot, Result, Table
+from cxrseg.benchmarks.harness.runner import benchmark
+from cxrseg.benchmarks.harness.samples import (
+    Sample,
+    csv_facts,
+    grouping,
+    model_facts,
+    read_samples,
 )
-from cxrseg.runtime.core.labels import Protocol
-from cxrseg.runtime.terminal.console import echo, watched
+from cxrseg.runtime.readers import read
+from cxrseg.runtime.segmenter import Segmenter
 
-if TYPE_CHECKING:
-    from cxrseg.benchmarks.accuracy.similarity import Maps, Similarity
+MAPS = "maps"
+"""Name of the plot."""
 
-FIGURE = "maps"
+ROWS = 4
+"""Images in the plot, from the largest gain to the largest loss."""
+
+SIGMA = 1.5
+"""Standard deviation of the Gaussian window, pixels, as published; it ends after 11 pixels."""
 
 DEFINITIONS = (
     "SSIM (Wang et al. 2004: Gaussian window of 11 px, sigma 1.5 px) of the mask of both lungs with"
@@ -41,88 +50,222 @@ DEFINITIONS = (
     " difference tells more than the level. CI: bootstrap over patients."
 )
 
-_DIGITS = 6
-_PATH = click.Path(path_type=Path)
+_HEADER = ("SSIM, images of", "n", "patients", "ours", "baseline", "difference", "95 % CI")
+_HEADER += ("better", "worse")
 
 
-def summarize(found: Sequence[Similarity], by: str | None, seed: int) -> dict[str, dict[str, Any]]:
-    """Return the figures per group, and last over all images, as plain data.
+@dataclass(frozen=True)
+class Options(ScoringOptions):
+    """Options of ``cxrseg-bench ssim``."""
+
+    model: Path = argument(type=PATH)
+    baseline: Path = argument(type=PATH)
+    xrays: bool = option(
+        "--xrays",
+        default=False,
+        is_flag=True,
+        help="With -o: also draw four images with their maps. They show patients: store them like"
+        " X-rays.",
+    )
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Mean structural similarity of two models' masks with the reference of one image.
+
+    Attributes:
+        sample: The image.
+        ours: Mean over the map of the first model, at most 1.
+        baseline: The same of the second.
+    """
+
+    sample: Sample
+    ours: float
+    baseline: float
+
+    @property
+    def difference(self) -> float:
+        """Ours minus baseline."""
+        return self.ours - self.baseline
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What the plot shows of one image, everything at most 512 pixels a side.
+
+    Attributes:
+        radiograph: float32 [h, w] in [0, 1].
+        truth: The reference mask, float64 [h, w] in [0, 1].
+        ours: Map of the first model, float64 [h, w], at most 1.
+        baseline: The same of the second.
+    """
+
+    radiograph: NDArray[np.floating]
+    truth: NDArray[np.floating]
+    ours: Values
+    baseline: Values
+
+
+@benchmark("ssim", Options, plots=(MAPS,))
+def ssim(options: Options) -> Result:
+    r"""Compare two models by the structural similarity of their masks with the truth.
+
+    MODEL and BASELINE are files written by cxrseg-export. SSIM weighs form: it falls where an
+    outline runs differently, around that place alone. A map of it tells where one model is nearer
+    to the reference mask than the other.
+
+    \b
+    Examples
+      cxrseg-bench ssim ward7.onnx decoder-only.onnx --data pairs.csv
+      cxrseg-bench ssim int8.onnx fp32.onnx --data pairs.csv -o ssim.json --xrays
+    """
+    samples = read_samples(options.data, options)
+    by = grouping(samples, options)
+    ours, baseline = (
+        Segmenter(path, options.device, options.threads, options.protocol)
+        for path in (options.model, options.baseline)
+    )
+    progress = tqdm(
+        similarities(ours, baseline, samples), total=len(samples), unit="image", disable=None
+    )
+    found = list(progress)
+    groups = grouped(found, [sample.row[by] if by else "" for sample in samples], by)
+    figures = {name: summarize(members, options.seed) for name, members in groups.items()}
+    names = (options.model.name, options.baseline.name)
+    shown = chosen(found) if options.xrays else []
+    maps = [(each, maps_of(ours, baseline, each.sample)) for each in shown]
+    return Result(
+        title=f"{names[0]} against {names[1]} on {options.data.name}, split {options.split}",
+        data={
+            "models": [model_facts(each.path, each.model) for each in (ours, baseline)],
+            "settings": {"protocol": options.protocol, "provider": ours.model.provider},
+            "dataset": csv_facts(options.data, options, len(samples)),
+            "groups": figures,
+        },
+        tables=[Table(_HEADER, [_cells(name, figures[name]) for name in figures])],
+        plots=[draw(maps, names)] if maps else [],
+        definitions=DEFINITIONS,
+        images=[
+            {
+                "image": each.sample.name,
+                **({by: each.sample.row[by]} if by else {}),
+                "ours": round(each.ours, DIGITS),
+                "baseline": round(each.baseline, DIGITS),
+            }
+            for each in found
+        ],
+    )
+
+
+def similarities(
+    ours: Segmenter, baseline: Segmenter, samples: Iterable[Sample]
+) -> Iterator[Similarity]:
+    """Compare the masks of two models with references, one image after the other.
+
+    Raises:
+        CxrsegError: An image or mask cannot be read, or their sizes differ.
+    """
+    for sample in samples:
+        maps = maps_of(ours, baseline, sample)
+        yield Similarity(sample, float(maps.ours.mean()), float(maps.baseline.mean()))
+
+
+def maps_of(ours: Segmenter, baseline: Segmenter, sample: Sample) -> Maps:
+    """Segment an image with both models and compare the lungs of each with the reference.
+
+    Raises:
+        CxrsegError: The image or the mask cannot be read.
+    """
+    radiograph = read(sample.image)
+    truth = read_reference(sample.mask, radiograph.size).union
+    masks = [each.segment(radiograph, str(sample.image)).mask != 0 for each in (ours, baseline)]
+    return Maps(
+        reduced(radiograph.pixels),
+        reduced(truth.astype(np.float64)),
+        *(similarity_map(mask, truth) for mask in masks),
+    )
+
+
+def similarity_map(prediction: Mask, truth: Mask) -> Values:
+    """Return the structural similarity of two masks around every pixel.
+
+    Args:
+        prediction: bool [H, W].
+        truth: bool [H, W].
+
+    Returns:
+        float64 [h, w], at most 1, which means equal; the size is that of `reduced`.
+
+    Raises:
+        ValueError: The shapes differ, or a mask is not boolean.
+    """
+    from skimage import metrics
+
+    check_masks(prediction, truth)
+    first, second = (reduced(mask.astype(np.float64)) for mask in (prediction, truth))
+    compare: Any = metrics.structural_similarity  # it has no type hints
+    _, found = compare(
+        first,
+        second,
+        data_range=1.0,
+        gaussian_weights=True,
+        sigma=SIGMA,
+        use_sample_covariance=False,
+        full=True,
+    )
+    return np.asarray(found, np.float64)
+
+
+def summarize(found: Sequence[Similarity], seed: int) -> dict[str, Any]:
+    """Return the figures of a group of images as plain data.
 
     Args:
         found: The images, at least one.
-        by: Name of the grouping column; None = no groups.
         seed: Seed of the bootstrap.
     """
-    import numpy as np
-
-    from cxrseg.benchmarks.accuracy.intervals import bootstrap_interval
-    from cxrseg.benchmarks.accuracy.summary import ALL
-
-    groups: dict[str, list[Similarity]] = {}
-    for each in sorted(found, key=lambda each: each.group) if by else ():
-        groups.setdefault(f"{by} {each.group}", []).append(each)
-    groups[ALL] = list(found)
-    figures = {}
-    for name, members in groups.items():
-        differences = [each.difference for each in members]
-        patients = [each.case.patient for each in members]
-        interval = bootstrap_interval(differences, patients, seed)
-        figures[name] = {
-            "images": len(members),
-            "patients": len(set(patients)),
-            "ours": round(float(np.mean([each.ours for each in members])), _DIGITS),
-            "baseline": round(float(np.mean([each.baseline for each in members])), _DIGITS),
-            "difference": round(float(np.mean(differences)), _DIGITS),
-            "ci95": interval and [round(bound, _DIGITS) for bound in interval],
-            "better": sum(each > 0 for each in differences),
-            "worse": sum(each < 0 for each in differences),
-        }
-    return figures
+    differences = np.array([each.difference for each in found])
+    patients = [each.sample.patient for each in found]
+    interval = bootstrap_interval(differences, patients, seed)
+    return {
+        "images": len(found),
+        "patients": len({*patients}),
+        "ours": round(float(np.mean([each.ours for each in found])), DIGITS),
+        "baseline": round(float(np.mean([each.baseline for each in found])), DIGITS),
+        "difference": round(float(differences.mean()), DIGITS),
+        "ci95": interval and [round(bound, DIGITS) for bound in interval],
+        "better": int(np.count_nonzero(differences > 0)),
+        "worse": int(np.count_nonzero(differences < 0)),
+    }
 
 
-def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the figures of `summarize` as an aligned Markdown table."""
-    from cxrseg.benchmarks.harness.legacy_record import table
-
-    rows = [
-        [
-            name,
-            str(each["images"]),
-            str(each["patients"]),
-            f"{each['ours']:.4f}",
-            f"{each['baseline']:.4f}",
-            f"{each['difference']:+.5f}",
-            "-" if each["ci95"] is None else "{:+.5f} to {:+.5f}".format(*each["ci95"]),
-            str(each["better"]),
-            str(each["worse"]),
-        ]
-        for name, each in figures.items()
+def _cells(name: str, group: dict[str, Any]) -> list[str]:
+    return [
+        name,
+        str(group["images"]),
+        str(group["patients"]),
+        f"{group['ours']:.4f}",
+        f"{group['baseline']:.4f}",
+        f"{group['difference']:+.5f}",
+        "-" if group["ci95"] is None else "{:+.5f} to {:+.5f}".format(*group["ci95"]),
+        str(group["better"]),
+        str(group["worse"]),
     ]
-    header = ["SSIM, images of", "n", "patients", "ours", "baseline", "difference", "95 % CI"]
-    return table([*header, "better", "worse"], rows)
 
 
-def chosen(found: Sequence[Similarity], count: int) -> list[Similarity]:
-    """Return images spread evenly over the ranks of the difference, from best to worst.
-
-    Both ends are among them where `count` is 2 or more; a single one is the median.
-    """
-    ranked = sorted(found, key=lambda each: (-each.difference, each.case.name))
-    if count == 1:
-        return [ranked[(len(ranked) - 1) // 2]]
-    count = min(count, len(ranked))
-    return [ranked[round(i * (len(ranked) - 1) / max(1, count - 1))] for i in range(count)]
+def chosen(found: Sequence[Similarity], count: int = ROWS) -> list[Similarity]:
+    """Return at most `count` images spread evenly from the largest gain to the largest loss."""
+    ranked = sorted(found, key=lambda each: (-each.difference, each.sample.name))
+    return [ranked[round(i)] for i in np.linspace(0, len(ranked) - 1, min(count, len(ranked)))]
 
 
 @styled
-def draw(rows: Sequence[tuple[Similarity, Maps]], names: tuple[str, str]) -> Drawing:
+def draw(rows: Sequence[tuple[Similarity, Maps]], names: tuple[str, str]) -> Plot:
     """Draw images with the maps of both models and their difference, one row each.
 
     Args:
         rows: The images, at least one.
         names: Names of our model and of the baseline.
     """
-    import numpy as np
     from matplotlib.colors import LinearSegmentedColormap
 
     titles = ("input", "ground truth", f"SSIM of\n{names[1]}", f"SSIM of\n{names[0]}", "difference")
@@ -156,134 +299,11 @@ def draw(rows: Sequence[tuple[Similarity, Maps]], names: tuple[str, str]) -> Dra
         axis.set_title(title)
     for column, shared in ((3, axes[:, 2:4]), (4, axes[:, 4])):
         figure.colorbar(images[column], ax=shared, location="bottom", aspect=30, pad=0.01)
-    return drawing(
+    return plot(
+        MAPS,
         figure,
         "Structural similarity with the reference mask, around each pixel, and its difference:"
         f" green where {names[0]} is nearer to the reference than {names[1]}, red where it is"
         " farther. Images spread evenly from the largest gain to the largest loss.",
         shows_patients=True,
     )
-
-
-@click.command("ssim")
-@click.argument("model", type=_PATH)
-@click.argument("baseline", type=_PATH)
-@data_option
-@split_option
-@where_option
-@by_option
-@protocol_option
-@output_option
-@click.option(
-    "--figure",
-    is_flag=True,
-    help="With -o: also draw maps, as FILE-maps.png and .svg. They show images of patients: store"
-    " them like those.",
-)
-@click.option(
-    "--rows",
-    default=4,
-    show_default=True,
-    metavar="N",
-    type=click.IntRange(1, 50),
-    help="Images in the figure, from the largest gain to the largest loss.",
-)
-@device_option
-@threads_option
-@limit_option
-@seed_option
-@click.pass_context
-def command(
-    context: click.Context,
-    model: Path,
-    baseline: Path,
-    data: Path,
-    split: str,
-    where: tuple[str, ...],
-    by: str | None,
-    protocol: Protocol,
-    output: Path | None,
-    figure: bool,
-    rows: int,
-    device: str,
-    threads: int | None,
-    limit: int | None,
-    seed: int,
-) -> None:
-    """Compare two models by the structural similarity of their masks with the truth.
-
-    MODEL and BASELINE are files written by cxrseg-export. SSIM weighs form: it falls where an
-    outline runs differently, around that place alone. A map of it tells where one model is nearer
-    to the reference mask than the other.
-
-    \b
-    Examples
-      cxrseg-bench ssim ward7.onnx decoder-only.onnx --data pairs.csv
-      cxrseg-bench ssim int8.onnx fp32.onnx --data pairs.csv -o ssim.json --figure
-    """
-    require_bench("ssim")
-    from cxrseg.benchmarks.accuracy.similarity import maps_of, similarities
-    from cxrseg.benchmarks.harness.legacy_record import (
-        check_output,
-        circumstances,
-        command_line,
-        csv_facts,
-        environment,
-        model_facts,
-        now,
-        write_record,
-        written,
-    )
-    from cxrseg.benchmarks.harness.legacy_samples import grouping, read_cases
-    from cxrseg.runtime.segmenter import Segmenter
-
-    if figure and output is None:
-        raise click.UsageError("--figure needs -o")
-    if output is not None:
-        check_output(output, [FIGURE] if figure else [])
-    cases = read_cases(data, split, columns_and_values(where), protocol, limit)
-    by = grouping(cases, by, data)
-    models = [Segmenter(path, device, threads, protocol) for path in (model, baseline)]
-
-    date = now()
-    found = list(watched(similarities(models[0], models[1], cases, by), len(cases)))
-    figures = summarize(found, by, seed)
-    title = f"{model.name} against {baseline.name} on {data.name}, split {split}"
-    page = table(figures)
-    for line in f"{title}\n\n{page}".split("\n"):
-        echo(line)
-    if output is None:
-        return
-    drawn = {}
-    if figure:
-        shown = [(e, maps_of(models[0], models[1], e.case)) for e in chosen(found, rows)]
-        drawn[FIGURE] = draw(shown, (model.name, baseline.name))
-    record: dict[str, Any] = {
-        "command": command_line(context),
-        "date": date,
-        **environment("scikit-image"),
-        "models": [model_facts(each.path, each.model) for each in models],
-        "settings": {"protocol": protocol, "provider": models[0].model.provider},
-        "data": csv_facts(data, split, where, limit, len(cases)),
-        "seed": seed,
-        "definitions": DEFINITIONS,
-        "groups": figures,
-        "images": [
-            {
-                "image": each.case.name,
-                **({by: each.group} if by else {}),
-                "ours": round(each.ours, _DIGITS),
-                "baseline": round(each.baseline, _DIGITS),
-            }
-            for each in found
-        ],
-    }
-    facts = [
-        f"# SSIM: {title}",
-        f"`{record['command']}`",
-        f"{circumstances(record)}; bootstrap seed {seed}.",
-        DEFINITIONS,
-        page,
-    ]
-    write_record(output, "ssim", record, "\n\n".join(facts), drawn)
-    echo(written(output, drawn))

@@ -70,6 +70,6 @@ def test_picture_keeps_files_of_others(bench: Bench, data: Path, tmp_path: Path)
     assert picture.read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("command", ["accuracy"])
+@pytest.mark.parametrize("command", ["accuracy", "ssim"])
 def test_help_says_that_the_picture_shows_patients(bench: Bench, command: str) -> None:
     assert "patients" in bench(command, "--help").out.partition("--xrays")[2]

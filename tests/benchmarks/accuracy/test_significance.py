@@ -47,28 +47,28 @@ def test_record_is_that_of_the_scores(
     done = bench(*args, "-o", output, "--margin", 0.01)
     assert done.code == 0, done.err
     record = json.loads(output.read_text())
+    told = record["data"]
     scores = [
         [e["dice"] for e in json.loads(images_file(p).read_text())["images"]] for p in results
     ]
     patients = ["p0", "p1", "p1", "p2"]
     expected = compare(scores[0], scores[1], patients, 0.01)
-    found = record["groups"]["all"]
+    found = told["groups"]["all"]
     assert found["difference"] == pytest.approx(expected.difference) != 0
     assert found["patients"] == 3
     assert found["tost_p"] == pytest.approx(expected.tost_p)
     assert found["holm_p"] is None
     assert found["verdict"] == expected.verdict
-    assert set(record["groups"]) == {"source a", "source b", "all"}
-    holms = [record["groups"][f"source {name}"]["holm_p"] for name in "ab"]
+    assert set(told["groups"]) == {"source a", "source b", "all"}
+    holms = [told["groups"][f"source {name}"]["holm_p"] for name in "ab"]
     assert all(p is not None for p in holms)
-    assert record["settings"]["margin"] == 0.01
-    assert [each["file"] for each in record["models"]] == ["tiny.onnx", "other.onnx"]
-    assert "scipy" in record["versions"]
-    for end in (".png", ".svg"):
-        assert (tmp_path / f"significance-differences{end}").stat().st_size > 1000
+    assert told["settings"]["margin"] == 0.01
+    assert [each["file"] for each in told["models"]] == ["tiny.onnx", "other.onnx"]
+    assert (tmp_path / "significance-differences.png").stat().st_size > 1000
     assert is_ours(tmp_path / "significance-differences.png")
-    page = output.with_suffix(".md").read_text()
-    assert "| source a" in page and "significance-differences.svg" in page
+    (table,) = record["tables"]
+    assert [row[0] for row in table["rows"]] == ["source a", "source b", "all"]
+    assert [row[-1] for row in table["rows"]][-1] == expected.verdict
 
     again = bench(*args, "-o", output, "--margin", 0.01)
     assert again.code == 0, "an earlier result is replaced"
@@ -77,20 +77,21 @@ def test_record_is_that_of_the_scores(
 def test_two_results_say_the_same_as_two_models(
     bench: Bench, model: Path, other: Path, data: Path, results: list[Path], tmp_path: Path
 ) -> None:
-    def groups(*args: object) -> Any:
+    def data_of(*args: object) -> Any:
         output = tmp_path / "significance.json"
-        done = bench("significance", *args, "-o", output)
+        done = bench("significance", *args, "--data", data, "-o", output)
         assert done.code == 0, done.err
-        return json.loads(output.read_text())["groups"]
+        return json.loads(output.read_text())["data"]
 
-    fresh = groups(model, other, "--data", data, "--device", "cpu")
-    assert groups(*results, "--data", data) == fresh
-    alone = groups(*results)
-    assert alone["all"]["patients"] == alone["all"]["images"] == 4, "patients are not known"
-    assert alone["source b"]["difference"] == fresh["source b"]["difference"]
-    same = groups(results[0], results[0])
-    assert same["all"]["difference"] == 0
-    assert same["all"]["verdict"] == "equivalent"
+    fresh, read = data_of(model, other, "--device", "cpu"), data_of(*results)
+    # Results hold six digits.
+    assert read["groups"] == fresh["groups"]
+    assert read["models"] == [
+        {"result": path.name, **facts} for path, facts in zip(results, fresh["models"], strict=True)
+    ]
+    same = data_of(results[0], results[0])["groups"]["all"]
+    assert same["difference"] == 0
+    assert same["verdict"] == "equivalent"
 
 
 def changed(result: Path, change: Callable[[Any, Any], object]) -> None:
@@ -105,7 +106,7 @@ def changed(result: Path, change: Callable[[Any, Any], object]) -> None:
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        (lambda _, images: images.pop(), "other images"),
+        (lambda _, images: images.pop(), "lacks the image images/4.png"),
         (lambda r, _: r.update(benchmark="latency"), "no accuracy result"),
         (lambda _, images: images[0].update(dice=7), "no accuracy result"),
         (lambda r, _: r["data"]["settings"].update(protocol="whole"), "--protocol whole"),
@@ -113,31 +114,36 @@ def changed(result: Path, change: Callable[[Any, Any], object]) -> None:
     ],
 )
 def test_results_that_do_not_fit(
-    bench: Bench, results: list[Path], change: Callable[[Any, Any], object], cause: str
+    bench: Bench,
+    results: list[Path],
+    data: Path,
+    change: Callable[[Any, Any], object],
+    cause: str,
 ) -> None:
     changed(results[1], change)
-    done = bench("significance", *results)
+    done = bench("significance", *results, "--data", data)
     assert done.code == 1
     assert len(done.err.splitlines()) == 1
     assert results[1].name in done.err and cause in done.err
 
 
-def test_missing_image_is_named(bench: Bench, results: list[Path], data: Path) -> None:
-    gone = json.loads(images_file(results[1]).read_text())["images"][-1]["image"]
-    changed(results[1], lambda _, images: images.pop())
+def test_result_without_its_images(bench: Bench, results: list[Path], data: Path) -> None:
+    images_file(results[1]).unlink()
     done = bench("significance", *results, "--data", data)
-    assert done.code == 1 and gone in done.err
+    assert done.code == 1 and images_file(results[1]).name in done.err
 
 
-def test_a_model_needs_images(bench: Bench, model: Path, results: list[Path]) -> None:
-    done = bench("significance", model, results[0])
+def test_images_are_needed(bench: Bench, results: list[Path]) -> None:
+    done = bench("significance", *results)
     assert done.code == 2 and "--data" in done.err
 
 
-def test_foreign_figure_is_kept(bench: Bench, results: list[Path], tmp_path: Path) -> None:
-    figure = tmp_path / "new-differences.svg"
-    figure.write_text("<svg/>")
-    done = bench("significance", *results, "-o", tmp_path / "new.json")
-    assert done.code == 1 and figure.name in done.err
-    assert figure.read_text() == "<svg/>"
+def test_foreign_picture_is_kept(
+    bench: Bench, results: list[Path], data: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "new-differences.png"
+    picture.write_text("mine")
+    done = bench("significance", *results, "--data", data, "-o", tmp_path / "new.json")
+    assert done.code == 1 and picture.name in done.err
+    assert picture.read_text() == "mine"
     assert not (tmp_path / "new.json").exists()

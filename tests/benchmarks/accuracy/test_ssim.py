@@ -13,9 +13,10 @@ from onnx import numpy_helper
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from cxrseg.benchmarks.accuracy.similarity import GRID, Similarity, reduced, similarity_map
-from cxrseg.benchmarks.accuracy.ssim import chosen
-from cxrseg.benchmarks.harness.legacy_samples import Case
+from cxrseg.benchmarks.accuracy.picture import MAX_SIDE
+from cxrseg.benchmarks.accuracy.ssim import Similarity, chosen, similarity_map
+from cxrseg.benchmarks.harness.record import images_file
+from cxrseg.benchmarks.harness.samples import Sample
 from cxrseg.runtime.segmenter import Segmenter
 from helpers import phantoms
 
@@ -48,20 +49,15 @@ def test_it_falls_where_masks_differ_and_there_alone() -> None:
     )
 
 
-def test_large_masks_are_compared_on_the_grid() -> None:
-    assert similarity_map(disk(1024, 300), disk(1024, 310)).shape == (GRID, GRID)
-    small = np.zeros((100, 60), np.float32)
-    assert reduced(small) is small
-    half = reduced(np.tile(np.float32([[0, 1]]), (2 * GRID, GRID)))
-    assert half.shape == (GRID, GRID)
-    np.testing.assert_allclose(half, 0.5, atol=1e-6)
+def test_large_masks_are_compared_at_the_papers_size() -> None:
+    found = similarity_map(disk(1024, 300), disk(1024, 310))
+    assert found.shape == (MAX_SIDE, MAX_SIDE)
 
 
-def test_figure_shows_both_ends() -> None:
-    case = Case("x", Path("x"), Path("x"), "x", {})
-    found = [Similarity(case, "", 0.5 + n / 100, 0.5) for n in (3, 0, 4, 1, 2)]
+def test_picture_shows_both_ends() -> None:
+    sample = Sample("x", Path("x"), Path("x"), "x", {})
+    found = [Similarity(sample, 0.5 + n / 100, 0.5) for n in (3, 0, 4, 1, 2)]
     assert [round(100 * each.difference) for each in chosen(found, 3)] == [4, 2, 0]
-    assert [round(100 * each.difference) for each in chosen(found, 1)] == [2]
     assert len(chosen(found, 9)) == 5
     assert chosen(found[:1], 4) == found[:1]
 
@@ -77,16 +73,17 @@ def baseline(model: Path, tmp_path: Path) -> Path:
     return tmp_path / "baseline.onnx"
 
 
-def test_record_and_figure(
+def test_record_and_picture(
     bench: Bench, model: Path, baseline: Path, data: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "ssim.json"
-    args = ("ssim", model, baseline, "--data", data, "--device", "cpu", "--rows", 2)
-    done = bench(*args, "-o", output, "--figure")
+    args = ("ssim", model, baseline, "--data", data, "--device", "cpu")
+    done = bench(*args, "-o", output, "--xrays")
     assert done.code == 0, done.err
     assert "images of patients" in done.out
     record = json.loads(output.read_text())
-    for number, each in enumerate(record["images"], start=1):
+    images = json.loads(images_file(output).read_text())["images"]
+    for number, each in enumerate(images, start=1):
         truth = (phantoms.draw(number, (96, 80)).mask != 0).astype(float)
         for name, path in (("ours", model), ("baseline", baseline)):
             mask = Segmenter(path, "cpu").segment(data.parent / each["image"]).mask != 0
@@ -100,30 +97,29 @@ def test_record_and_figure(
                 full=True,
             )[1].mean()
             assert each[name] == pytest.approx(expected, abs=1e-6)
-    groups = record["groups"]
+    groups = record["data"]["groups"]
     assert set(groups) == {"source a", "source b", "all"}
     assert groups["all"]["ours"] == pytest.approx(
-        np.mean([each["ours"] for each in record["images"]]), abs=1e-6
+        np.mean([each["ours"] for each in images]), abs=1e-6
     )
     assert groups["all"]["difference"] == pytest.approx(
         groups["all"]["ours"] - groups["all"]["baseline"], abs=2e-6
     )
     assert groups["all"]["difference"] > 0 and groups["all"]["better"] == 4
-    assert record["figures"][0]["shows_patients"] is True
+    assert record["plots"][0]["shows_patients"] is True
     with Image.open(io.BytesIO((tmp_path / "ssim-maps.png").read_bytes())) as file:
         assert file.size[0] > 1000
-    page = output.with_suffix(".md").read_text()
-    assert "| source b" in page
+    (table,) = record["tables"]
+    assert [row[0] for row in table["rows"]] == ["source a", "source b", "all"]
 
 
-def test_without_figure_no_image_is_written(
+def test_unless_asked_no_image_is_drawn(
     bench: Bench, model: Path, baseline: Path, data: Path, tmp_path: Path
 ) -> None:
-    done = bench(
-        "ssim", model, baseline, "--data", data, "--device", "cpu", "-o", tmp_path / "s.json"
-    )
+    args = ("ssim", model, baseline, "--data", data, "--device", "cpu")
+    done = bench(*args, "-o", tmp_path / "s.json")
     assert done.code == 0, done.err
-    assert sorted(p.name for p in tmp_path.glob("s*")) == ["s.json", "s.md"]
-    assert "figures" not in json.loads((tmp_path / "s.json").read_text())
-    done = bench("ssim", model, baseline, "--data", data, "--figure")
+    assert sorted(p.name for p in tmp_path.glob("s*")) == ["s-images.json", "s.json"]
+    assert json.loads((tmp_path / "s.json").read_text())["plots"] == []
+    done = bench(*args, "--xrays")
     assert done.code == 2 and "-o" in done.err
