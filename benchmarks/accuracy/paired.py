@@ -82,8 +82,8 @@ class Comparison:
 
 
 def compare(
-    first: Sequence[float],
-    second: Sequence[float],
+    first: Sequence[float] | Values,
+    second: Sequence[float] | Values,
     patients: Sequence[Hashable],
     margin: float,
     seed: int = 0,

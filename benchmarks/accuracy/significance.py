@@ -37,8 +37,10 @@ DEFINITIONS = (
     " too few to tell: undecided."
 )
 
-_HEADER = ("images of", "n", "patients", "first", "second", "difference", "95 % CI")
-_HEADER += ("better", "worse", "Wilcoxon p", "Holm p", "r", "TOST p", "verdict")
+_HEADER = [
+    *("images of", "n", "patients", "first", "second", "difference", "95 % CI"),
+    *("better", "worse", "Wilcoxon p", "Holm p", "r", "TOST p", "verdict"),
+]
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,8 @@ def draw(
     axis.set_yticks(range(len(found)), [f"{n}\n{found[n].verdict}" for n in found])
     axis.set_ylim(len(found) - 0.5, -0.5)
     axis.set_xscale("symlog", linthresh=margin)
+    ticks = margin * 10.0 ** np.arange(3)
+    axis.set_xticks([*-ticks[::-1], 0, *ticks])
     axis.xaxis.set_major_formatter("{x:+g}")
     largest = max(2 * margin, *(float(np.abs(values).max()) for values in differences.values()))
     axis.set_xlim(-1.2 * largest, 1.2 * largest)

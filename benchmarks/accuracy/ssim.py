@@ -50,8 +50,10 @@ DEFINITIONS = (
     " difference tells more than the level. CI: bootstrap over patients."
 )
 
-_HEADER = ("SSIM, images of", "n", "patients", "ours", "baseline", "difference", "95 % CI")
-_HEADER += ("better", "worse")
+_HEADER = [
+    *("SSIM, images of", "n", "patients", "ours", "baseline", "difference", "95 % CI"),
+    *("better", "worse"),
+]
 
 
 @dataclass(frozen=True)
