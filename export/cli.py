@@ -53,6 +53,14 @@ def _say(command: str, text: str) -> None:
     help="X-rays to compare masks on, at most 32 are used.  [default: synthetic images]",
 )
 @click.option(
+    "--quality-data",
+    type=click.Path(path_type=Path),
+    metavar="CSV|DIR",
+    help="Good X-rays that the reference of the quality flags is fitted to: the data that the "
+    "model was trained on, a folder or a CSV with the columns image and split. Its splits train "
+    "and val are taken.  [default: none, so that most flags cannot be raised]",
+)
+@click.option(
     "--keep-fp16",
     multiple=True,
     metavar="PATTERN",
@@ -85,6 +93,7 @@ def command(checkpoint: Path, output: Path | None, weight_bits: str | None, **ch
     Examples:
       cxrseg-export runs/ward7/model.ckpt
       cxrseg-export runs/ward7/model.ckpt -o ward7.onnx --verify-images xrays/val/images
+      cxrseg-export runs/ward7/model.ckpt -o ward7.onnx --quality-data xrays
     """
     require_export("cxrseg-export")
     only_int8 = weight_bits or chosen["keep_fp16"] or chosen["profile"] == "gpu"

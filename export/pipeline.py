@@ -12,12 +12,16 @@ import torch
 
 from cxrseg.export.graph.compile import Precision, Profile, compile_model
 from cxrseg.export.graph.files import atomic_outputs, digest, require_place, save
+from cxrseg.export.reference.attach import attach
+from cxrseg.export.reference.fit import LIMIT, fit_to_images
+from cxrseg.export.reference.images import SourceImage, read_images
 from cxrseg.export.report import Report
 from cxrseg.export.verify.backends import saturates
 from cxrseg.export.verify.images import verification_images
 from cxrseg.export.verify.proof import prove, require_proof
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.inference.session import load_model
+from cxrseg.runtime.quality.reference import Reference
 from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.adapt.quantization import make_float, set_weight_bits
 from cxrseg.trainer.fit.checkpoint import Loaded, load
@@ -34,6 +38,8 @@ class ExportOptions:
         keep_fp16: Patterns, as in the shell, of layers to take out of INT8.
         weight_bits: 7 or 8; None for what the model was trained with.
         license_note: Terms of the weights, for the model card.
+        quality_data: CSV or folder of good X-rays that the reference of the quality flags is fitted
+            to; None for a model without one.
     """
 
     profile: Profile = "cpu"
@@ -42,6 +48,7 @@ class ExportOptions:
     keep_fp16: tuple[str, ...] = ()
     weight_bits: int | None = None
     license_note: str = ""
+    quality_data: Path | None = None
 
 
 DEFAULTS = ExportOptions()
@@ -69,6 +76,7 @@ def export(
     """
     require_place(output, checkpoint)
     radiographs, verified_on = verification_images(options.verify_images)
+    good = None if options.quality_data is None else read_images(options.quality_data, limit=LIMIT)
     loaded = load(checkpoint)
     trained = prepare(loaded, checkpoint, options) if options.precision == "int8" else None
     say("tracing the FP32 network")
@@ -85,6 +93,10 @@ def export(
         require_proof(output, proof, options.profile)
         if options.precision == "int8" or len(files) == 1:  # the runtime takes no two files
             load_model(path, "cpu")
+        reference = None
+        if good is not None:
+            say(f"fitting the quality reference to {len(good)} images")
+            reference = add_reference(path, good, files)
         size, sha256 = sum(file.stat().st_size for file in files), digest(files)
     return Report(
         files=tuple(output.with_name(file.name) for file in files),
@@ -95,7 +107,28 @@ def export(
         proof=proof,
         verified_on=verified_on,
         sha256=sha256,
+        reference=reference,
     )
+
+
+def add_reference(path: Path, images: Sequence[SourceImage], files: Sequence[Path]) -> Reference:
+    """Fit the quality reference of a written model, and write it into the file.
+
+    Args:
+        path: The ONNX file; is replaced.
+        images: Good X-rays.
+        files: What the model consists of.
+
+    Raises:
+        CxrsegError: The model is in two files, which the runtime does not take, or the reference
+            cannot be fitted.
+    """
+    if len(files) > 1:
+        cause = "the model is too large for one file, so cxrseg-run cannot judge it"
+        raise CxrsegError("--quality-data", cause, "leave it out")
+    reference = fit_to_images(load_model(path, "cpu"), images)
+    attach(reference, path, path)
+    return reference
 
 
 def prepare(loaded: Loaded, source: Path, options: ExportOptions) -> torch.nn.Module:

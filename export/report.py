@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxrseg.export.verify.proof import Proof
+from cxrseg.runtime.quality.reference import Reference
 from cxrseg.trainer.adapt.sensitivity import Sensitivity
 
 
@@ -24,6 +25,7 @@ class Report:
         proof: Operators of ONNX Runtime's optimized graph, and agreement of masks.
         verified_on: Which images.
         sha256: Hash of the files, one after the other.
+        reference: The quality reference inside; None where there is none.
     """
 
     files: tuple[Path, ...]
@@ -34,6 +36,7 @@ class Report:
     proof: Proof
     verified_on: str
     sha256: str
+    reference: Reference | None = None
 
     @property
     def path(self) -> Path:
@@ -69,8 +72,21 @@ def table(report: Report) -> str:
         )
     of = " of " + " followed by ".join(path.name for path in report.files)
     sha256 = report.sha256 + (of if len(report.files) > 1 else "")
-    lines += [f"verified    on {report.verified_on}", f"sha256      {sha256}"]
+    lines += [
+        f"verified    on {report.verified_on}",
+        f"quality     {_quality(report.reference)}",
+        f"sha256      {sha256}",
+    ]
     return "\n".join(lines)
+
+
+def _quality(reference: Reference | None) -> str:
+    if reference is None:
+        return (
+            "no reference, so cxrseg-run raises only the flags that need none, and --strict"
+            " refuses the file; give --quality-data"
+        )
+    return f"reference of {reference.images} images, protocols {', '.join(reference.protocols)}"
 
 
 def _by_operator(operators: Iterable[str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 
 from cxrseg.runtime.core.atomic import atomic_write
 from cxrseg.runtime.core.errors import CxrsegError
@@ -29,7 +28,8 @@ def attach(reference: Reference, model: Path, output: Path) -> None:
     """
     try:
         proto = onnx.ModelProto.FromString(model.read_bytes())
-    except (OSError, DecodeError) as error:
+    # What protobuf raises has no types that mypy knows, and no base class of the language's own.
+    except Exception as error:
         cause = f"cannot be read as a model ({error})"
         raise CxrsegError(model, cause, "use a model written by cxrseg-export") from error
     metadata = {entry.key: entry.value for entry in proto.metadata_props}

@@ -5,11 +5,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from cxrseg.export.reference.images import read_images
+from cxrseg.export.reference.images import SourceImage
 from cxrseg.export.reference.observe import Observation, observe
 from cxrseg.export.reference.statistics import alike, fit_statistics
 from cxrseg.export.reference.thresholds import Scores, Threshold, choose, score
@@ -63,17 +62,13 @@ class Fit:
     protocols: Mapping[Protocol, ProtocolFit]
 
 
-def fit_to_data(model: LoadedModel, data: Path) -> Reference:
-    """Fit the reference of a model to the splits train and val of its data.
-
-    Args:
-        model: The model.
-        data: CSV or folder of good X-rays, as `read_images` takes it.
+def fit_to_images(model: LoadedModel, images: Sequence[SourceImage]) -> Reference:
+    """Fit the reference of a model to good X-rays of its training and validation data.
 
     Raises:
-        CxrsegError: The images cannot be read or are too few, or the model finds too few lungs.
+        CxrsegError: An image cannot be read, or the model finds both lungs on too few.
     """
-    return fit(list(observe(model, read_images(data, limit=LIMIT)))).reference
+    return fit(list(observe(model, images))).reference
 
 
 def fit(
