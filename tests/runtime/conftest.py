@@ -104,6 +104,12 @@ def model_file(tmp_path: Path) -> ModelFile:
 
 
 @pytest.fixture
+def model(model_file: Callable[..., Path]) -> list[str]:
+    """Return the options of a run with the tiny model, on one thread."""
+    return ["--model", str(model_file()), "--device", "cpu", "--threads", "1"]
+
+
+@pytest.fixture
 def chest() -> Callable[..., NDArray[np.uint8]]:
     return blocks
 

@@ -232,11 +232,6 @@ def test_folder_that_vanishes_is_waited_for(start, save_chest, xrays, poll: bool
 # The command.
 
 
-@pytest.fixture
-def model(model_file) -> list[str]:
-    return ["--model", str(model_file()), "--device", "cpu"]
-
-
 def until(true: Callable[[], bool]) -> None:
     """Wait until something is so."""
     end = time.monotonic() + 3 * PATIENCE_S

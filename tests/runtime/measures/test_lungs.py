@@ -96,11 +96,6 @@ def test_a_model_of_one_lung() -> None:
 # The report and the table.
 
 
-@pytest.fixture
-def model(model_file) -> list[str]:
-    return ["--model", str(model_file()), "--device", "cpu", "--threads", "1"]
-
-
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))

@@ -65,11 +65,6 @@ def save(dataset: Dataset, path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def model(model_file) -> list[str]:
-    return ["--model", str(model_file()), "--device", "cpu", "--threads", "1"]
-
-
 def told_in(content: bytes) -> list[bytes]:
     return [word for word in WORDS if word in content]
 

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from helpers.runs import names, outputs_of
+
+
+@pytest.mark.parametrize("below", ["", "sub"])
+def test_output_that_cannot_be_a_folder(
+    run_cxrseg, model, save_chest, xrays, tmp_path, below: str
+) -> None:
+    (tmp_path / "file").write_text("x")
+    result = run_cxrseg(save_chest(xrays / "x.png"), "-o", tmp_path / "file" / below, *model)
+    assert (result.code, result.out, len(result.errors)) == (1, "", 1)
+    assert names(xrays) == ["x.png"]
+
+
+def test_output_file_that_cannot_be_written_leaves_nothing(
+    run_cxrseg, model, save_chest, xrays, tmp_path
+) -> None:
+    out = tmp_path / "out"
+    (out / "x.json").mkdir(parents=True)
+    result = run_cxrseg(save_chest(xrays / "x.png"), save_chest(xrays / "y.png"), "-o", out, *model)
+    assert result.code == 1 and len(result.errors) == 1 and "x.json" in result.err
+    assert names(out) == sorted(["x.json", *outputs_of("y")])
+
+
+def test_full_disk_leaves_nothing(run_cxrseg, model, save_chest, xrays, tmp_path, monkeypatch):
+    written = []
+    original = Path.open
+
+    def open_(self: Path, mode: str = "r", *args, **kwargs):
+        if "x" in mode:
+            written.append(self)
+            if len(written) == 3:
+                raise OSError(28, "No space left on device")
+        return original(self, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", open_)
+    result = run_cxrseg(save_chest(xrays / "x.png"), *model)
+    assert result.code == 1 and "No space left on device" in result.err
+    assert names(xrays) == ["x.png"]
+
+
+def test_equal_stems_do_not_overwrite_each_other(run_cxrseg, model, save_chest, tmp_path) -> None:
+    first = save_chest(tmp_path / "a" / "x.png")
+    second = save_chest(tmp_path / "b" / "x.png", left_lung=False)
+    out = tmp_path / "out"
+    result = run_cxrseg(first, second, "-o", out, *model)
+    assert result.code == 1 and len(result.out.splitlines()) == 1
+    assert result.err.startswith(f"error: {second}: its outputs would overwrite those of {first}")
+    assert json.loads((out / "x.json").read_text())["labels"][1]["area_px"] > 0
+    beside = run_cxrseg(first, save_chest(tmp_path / "a" / "x.jpg"), *model)
+    assert beside.code == 1 and "would overwrite" in beside.err
+
+
+def test_files_of_others_are_kept(run_cxrseg, model, save_chest, xrays) -> None:
+    path = save_chest(xrays / "x.png")
+    theirs = xrays / "x.json"
+    theirs.write_text('{"shapes": []}')
+    result = run_cxrseg(path, *model)
+    assert result.code == 1 and "not written by cxrseg" in result.err
+    assert theirs.read_text() == '{"shapes": []}' and names(xrays) == ["x.json", "x.png"]
+
+
+def test_input_is_never_overwritten(run_cxrseg, model, save_chest, tmp_path) -> None:
+    one = save_chest(tmp_path / "a" / "x.png")
+    other = save_chest(tmp_path / "b" / "x_lungs.png")
+    before = other.read_bytes()
+    result = run_cxrseg(one, other, "-o", tmp_path / "b", *model)
+    assert result.code == 1 and "would overwrite an input file" in result.err
+    assert other.read_bytes() == before
+    assert (tmp_path / "b" / "x_lungs_lungs.png").exists()
