@@ -19,8 +19,8 @@ SUBCOMMANDS = {
     "latency": ("speed.latency", "Measure size, speed and memory of models on this computer."),
     "startup": ("speed.startup", "Time a cold cxrseg-run as a whole process."),
     "roofline": ("speed.roofline", "Compare models with the most that this computer multiplies."),
-    "agreement": ("speed.agreement", "Compare masks between execution providers and PyTorch."),
-    "emulation": ("speed.emulation", "Compare masks with those of emulated older CPUs."),
+    "agreement": ("agreement.agreement", "Compare masks between execution providers and PyTorch."),
+    "emulation": ("agreement.emulation", "Compare masks with those of emulated older CPUs."),
     "compression": ("quantization.compression", "Count parameters and bytes, the paper's too."),
     "quantization-error": (
         "quantization.error",

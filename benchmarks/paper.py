@@ -53,8 +53,8 @@ COMMANDS: dict[str, click.Command] = {
     "quantization-error": quantization_error.command,
     "ranks": ranks.command,
     "compression": compression.command,
-    "latency": latency.command,
-    "roofline": roofline.command,
+    "latency": latency.latency.command,
+    "roofline": roofline.roofline.command,
 }
 """Part -> the command that makes it, in the order of making."""
 
@@ -63,7 +63,7 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "ssim": tuple(ssim.plots),
     "quantization-error": tuple(quantization_error.plots),
     "ranks": tuple(ranks.plots),
-    "roofline": (roofline.FIGURE,),
+    "roofline": (roofline.PLOT,),
 }
 """Part -> names of the figures that it may draw."""
 

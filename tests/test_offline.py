@@ -246,7 +246,8 @@ def reports(version: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "module", ["runtime.inference.session", "export.verify.backends", "benchmarks.speed.agreement"]
+    "module",
+    ["runtime.inference.session", "export.verify.backends", "benchmarks.agreement.agreement"],
 )
 def test_importing_any_part_is_enough_to_stop_them(tmp_path: Path, module: str) -> None:
     load = LOAD.format(model=str(default_model()))

@@ -16,13 +16,8 @@ from cxrseg.benchmarks.accuracy.summary import DIGITS, MEASURES, summaries
 from cxrseg.benchmarks.methods.methods_rows import Precision, Row
 from cxrseg.benchmarks.methods.methods_runs import Plan, budget_of, export_row, train_row
 from cxrseg.benchmarks.methods.methods_scores import BY, Test, kept, over_seeds, prompted_scores
-from cxrseg.benchmarks.speed.latency import (
-    bar,
-    distribution,
-    interleaved,
-    open_subjects,
-    random_input,
-)
+from cxrseg.benchmarks.speed.latency import time_networks
+from cxrseg.benchmarks.speed.models import open_models
 from cxrseg.export.graph.files import digest
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.segmenter import Segmenter
@@ -231,13 +226,10 @@ def reference_of(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 def _time(paths: Sequence[Path], lines: Sequence[dict[str, Any]], scoring: Scoring) -> None:
     """Add latencies to the lines: all files in turn, on the CPU."""
     echo("measuring latencies", err=True)
-    subjects = open_subjects(paths, "cpu", scoring.threads)
-    image = random_input(subjects[0].shape, scoring.seed)
-    calls = [lambda each=each: each.infer(image) for each in subjects]
-    with bar(len(subjects) * (WARMUP + scoring.runs)) as step:
-        rounds = interleaved(calls, scoring.runs, WARMUP, scoring.seed, step)
-    for line, samples in zip(lines, rounds.samples, strict=True):
-        line["latency_ms"] = distribution(samples)
+    models = open_models(paths, "cpu", scoring.threads)
+    latencies = time_networks(models, scoring.runs, scoring.seed)
+    for line, latency in zip(lines, latencies, strict=True):
+        line["latency_ms"] = latency
     reference = reference_of(lines)["latency_ms"]["median"]
     for line in lines:
         line["relative_latency"] = round(line["latency_ms"]["median"] / reference, DIGITS)

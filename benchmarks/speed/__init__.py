@@ -1,1 +1,4 @@
-"""benchmarks/speed."""
+"""Model files come in; times, memory and shares of what the machine can do go out.
+
+What is compared runs in turn, so that disturbances of the machine hit all alike.
+"""

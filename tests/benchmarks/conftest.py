@@ -134,16 +134,34 @@ def phantom_csv(phantom_data: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def exports(
+    fine_run: Path, phantom_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Return precision -> model file of the fine-tuned nano model."""
+    from cxrseg.export.pipeline import ExportOptions, export
+
+    folder, images = tmp_path_factory.mktemp("exports"), phantom_data / "val/images"
+    both = (
+        ExportOptions(precision="int8", verify_images=images),
+        ExportOptions(precision="fp32", verify_images=images),
+    )
+    files = {each.precision: folder / f"{each.precision}.onnx" for each in both}
+    for options in both:
+        export(fine_run / "model.ckpt", files[options.precision], options)
+    return dict(files)
+
+
+@pytest.fixture(scope="session")
 def paper_run(fine_run: Path, phantom_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of ``cxrseg-bench paper`` on the fine-tuned nano model."""
     from cxrseg.benchmarks.cli import main
-    from cxrseg.benchmarks.speed import latency, roofline
+    from cxrseg.benchmarks.speed import latency, roofline, timing
 
     folder = tmp_path_factory.mktemp("paper") / "ward7"
     args = ("paper", fine_run, "--data", phantom_csv, "-o", folder, "--runs", 2, "--threads", 1)
     with pytest.MonkeyPatch.context() as patch:
         # Rests and large products matter to times alone.
-        patch.setattr(latency, "settle", lambda: None)
+        patch.setattr(timing, "settle", lambda: None)
         patch.setattr(latency, "LOADS", 1)
         patch.setattr(roofline, "SHAPES", ((16, 32, 16),))
         with pytest.raises(SystemExit) as stop:
