@@ -130,7 +130,7 @@ def score_model(
 
 @benchmark("accuracy", Options, plots=(WORST,))
 def accuracy(options: Options) -> Result:
-    r"""Compare a model's lungs with reference masks.
+    """Compare a model's lungs with reference masks.
 
     MODEL is a file written by cxrseg-export; by default the one that ships with cxrseg. Overlap
     (Dice, intersection over union, surface Dice) and surface distances (HD95, ASSD) are taken at

@@ -59,7 +59,7 @@ class Options(ScoringOptions):
 
 @benchmark("significance", Options, plots=(DIFFERENCES,))
 def significance(options: Options) -> Result:
-    r"""Test whether two models score differently, and whether they are equivalent.
+    """Test whether two models score differently, and whether they are equivalent.
 
     FIRST and SECOND are files written by cxrseg-export, the INT8 and the FP32 one of a checkpoint,
     or results of cxrseg-bench accuracy (.json) on the same images. Dice is compared image by image:

@@ -110,7 +110,7 @@ class Maps:
 
 @benchmark("ssim", Options, plots=(MAPS,))
 def ssim(options: Options) -> Result:
-    r"""Compare two models by the structural similarity of their masks with the truth.
+    """Compare two models by the structural similarity of their masks with the truth.
 
     MODEL and BASELINE are files written by cxrseg-export. SSIM weighs form: it falls where an
     outline runs differently, around that place alone. A map of it tells where one model is nearer

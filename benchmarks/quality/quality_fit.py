@@ -81,7 +81,7 @@ class Options(DeviceOptions, WhereOptions):
 
 @benchmark("quality-fit", Options)
 def quality_fit(options: Options) -> Result:
-    r"""Fit the quality reference of a model, and write it into the model file.
+    """Fit the quality reference of a model, and write it into the model file.
 
     MODEL is a file written by cxrseg-export; by default the one that ships with cxrseg. What is
     usual is fitted to the good images, and each limit is set so that it flags at most 0.3 % of

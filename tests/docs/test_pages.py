@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 
+from cxrseg.benchmarks import cli as benchmarks
+from cxrseg.export import cli as export
 from cxrseg.runtime import Segmenter, read
+from cxrseg.runtime import cli as runtime
 from cxrseg.runtime.quality.rules import RULES, Rule
 from cxrseg.runtime.writers.report import make_report
 from cxrseg.runtime.writers.tables import COLUMNS
+from cxrseg.trainer import cli as trainer
+from cxrseg.trainer.recipe import shipped_recipes
 from helpers.paths import REPO
 from helpers.patient import xray
 
@@ -18,6 +25,13 @@ DOCS = REPO / "docs"
 README = REPO / "README.md"
 
 READERS = REPO / "runtime" / "readers"
+
+COMMANDS = {
+    "cxrseg-run": runtime.command,
+    "cxrseg-train": trainer.command,
+    "cxrseg-export": export.command,
+    "cxrseg-recover": export.recover_command,
+}
 
 
 def first_cells(page: str, heading: str) -> list[str]:
@@ -106,3 +120,42 @@ def paths_in(page: Path) -> list[str]:
 def test_files_that_a_page_names_are_there(page: Path) -> None:
     missing = [path for path in paths_in(page) if not (REPO / path).exists()]
     assert not missing
+
+
+def test_page_lists_every_recipe() -> None:
+    section = (DOCS / "training.md").read_text(encoding="utf-8").split("\n## Recipes\n")[1]
+    listed = re.findall(r"^\| `([\w-]+)` \|", section.split("\n## ")[0], re.MULTILINE)
+    assert sorted(listed) == shipped_recipes()
+
+
+def command_named(words: list[str]) -> click.Command:
+    """Return the command that a line starts, for cxrseg-bench its subcommand."""
+    if words[0] == "cxrseg-bench":
+        group = benchmarks.command
+        found = group.get_command(click.Context(group), words[1])
+        assert found is not None, words[1]
+        return found
+    return COMMANDS[words[0]]
+
+
+def lines_with_commands(page: Path) -> list[list[str]]:
+    """Return the words of each line of a page's sh blocks that starts a command of cxrseg."""
+    text = page.read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL))
+    lines = [shlex.split(line, comments=True) for line in blocks.replace("\\\n", " ").splitlines()]
+    return [words for words in lines if words and words[0].startswith("cxrseg-")]
+
+
+@pytest.mark.parametrize("page", [README, *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
+def test_commands_that_a_page_shows_have_these_options(page: Path) -> None:
+    for words in lines_with_commands(page):
+        options = [word for word in words if word.startswith("-")]
+        known = {name for parameter in command_named(words).params for name in parameter.opts}
+        assert set(options) <= known | {"--help", "--version"}, words
+
+
+def test_pages_show_commands() -> None:
+    shown = {
+        words[0] for page in (README, *DOCS.glob("*.md")) for words in lines_with_commands(page)
+    }
+    assert shown == {*COMMANDS, "cxrseg-bench"}
