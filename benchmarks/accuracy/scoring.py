@@ -181,15 +181,11 @@ def is_swapped(prediction: Mapping[Side, Mask], truth: Mapping[Side, Mask]) -> b
         prediction: Side -> bool [H, W], both sides.
         truth: The same of the reference.
     """
-    right, left = (prediction[side] for side in SIDES)
-    true_right, true_left = (truth[side] for side in SIDES)
-    return _common(right, true_left) > _common(right, true_right) and _common(
-        left, true_right
-    ) > _common(left, true_left)
-
-
-def _common(first: Mask, second: Mask) -> int:
-    return int(np.count_nonzero(first & second))
+    return all(
+        np.count_nonzero(prediction[side] & truth[other])
+        > np.count_nonzero(prediction[side] & truth[side])
+        for side, other in (SIDES, SIDES[::-1])
+    )
 
 
 def compare(result: Segmentation, reference: Reference, sample: Sample, group: str = "") -> Score:

@@ -5,7 +5,7 @@ It makes figure 2 of the paper, with a table over all images beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,10 +127,8 @@ def ssim(options: Options) -> Result:
         Segmenter(path, options.device, options.threads, options.protocol)
         for path in (options.model, options.baseline)
     )
-    progress = tqdm(
-        similarities(ours, baseline, samples), total=len(samples), unit="image", disable=None
-    )
-    found = list(progress)
+    progress = tqdm(samples, unit="image", disable=None)
+    found = [similarity(ours, baseline, sample) for sample in progress]
     groups = grouped(found, [sample.row[by] if by else "" for sample in samples], by)
     figures = {name: summarize(members, options.seed) for name, members in groups.items()}
     names = (options.model.name, options.baseline.name)
@@ -159,17 +157,14 @@ def ssim(options: Options) -> Result:
     )
 
 
-def similarities(
-    ours: Segmenter, baseline: Segmenter, samples: Iterable[Sample]
-) -> Iterator[Similarity]:
-    """Compare the masks of two models with references, one image after the other.
+def similarity(ours: Segmenter, baseline: Segmenter, sample: Sample) -> Similarity:
+    """Compare the masks of two models with the reference of one image.
 
     Raises:
-        CxrsegError: An image or mask cannot be read, or their sizes differ.
+        CxrsegError: The image or mask cannot be read, or their sizes differ.
     """
-    for sample in samples:
-        maps = maps_of(ours, baseline, sample)
-        yield Similarity(sample, float(maps.ours.mean()), float(maps.baseline.mean()))
+    maps = maps_of(ours, baseline, sample)
+    return Similarity(sample, float(maps.ours.mean()), float(maps.baseline.mean()))
 
 
 def maps_of(ours: Segmenter, baseline: Segmenter, sample: Sample) -> Maps:

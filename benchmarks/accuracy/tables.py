@@ -110,21 +110,22 @@ def _titles(metric: bool) -> Sequence[str]:
 def _cells(figures: Figures, metric: bool) -> list[str]:
     overlap, hd95 = figures["dice"], figures["hd95_px"]
     cells = [
-        _mean(overlap),
+        _figure(overlap),
         _interval(overlap),
-        _number(None if overlap is None else overlap.median),
-        _number(None if overlap is None else overlap.p5),
-        _mean(figures["iou"]),
-        _mean(figures["nsd"]),
-        _mean(hd95, 2),
-        _number(None if hd95 is None else hd95.p95, 2),
-        _mean(figures["assd_px"], 2),
+        _figure(overlap, "median"),
+        _figure(overlap, "p5"),
+        _figure(figures["iou"]),
+        _figure(figures["nsd"]),
+        _figure(hd95, digits=2),
+        _figure(hd95, "p95", 2),
+        _figure(figures["assd_px"], digits=2),
     ]
-    return [*cells, *(_mean(figures[name], 2) for name in ("hd95_mm", "assd_mm") if metric)]
+    millimeters = ("hd95_mm", "assd_mm") if metric else ()
+    return [*cells, *(_figure(figures[name], digits=2) for name in millimeters)]
 
 
-def _mean(spread: Spread | None, digits: int = 4) -> str:
-    return _number(None if spread is None else spread.mean, digits)
+def _figure(spread: Spread | None, name: str = "mean", digits: int = 4) -> str:
+    return _number(None if spread is None else getattr(spread, name), digits)
 
 
 def _number(value: float | None, digits: int = 4) -> str:
