@@ -42,9 +42,16 @@ class Segmenter:
         protocol: ``fields`` for the visible lung fields, ``whole`` to include the lung behind the
             heart.
 
+    Attributes:
+        path: The model file.
+        model: The loaded model.
+        labels: The labels of the masks, right before left.
+        reference: The quality reference in the model file, or None.
+        not_assessed: Codes of the flags that cannot be judged without one; empty if all can.
+
     Raises:
         CxrsegError: The model cannot be loaded, the device is not available, or the model has no
-            channels for the protocol.
+            channels for the protocol, or a quality reference that is damaged.
     """
 
     def __init__(

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from cxrseg.runtime.core.labels import PROTOCOLS, Protocol
 from cxrseg.runtime.quality.features import CELLS, PARTS, asymmetry
 from cxrseg.runtime.quality.gaussian import Gaussian
 from cxrseg.runtime.quality.rules import FITTED
+from cxrseg.runtime.quality.validation import SMALLEST, fields_of, numbers, positive
 
 FORMAT_VERSION = 1
 """Version of the JSON; any other is refused."""
@@ -32,7 +33,6 @@ BROADEST = 4.0
 out-of-distribution score."""
 
 _SHAPE = 2 * len(PARTS)
-_LARGEST, _SMALLEST = 1e6, 1e-6
 
 Protocols = tuple[Protocol, ...]
 
@@ -149,21 +149,21 @@ class Reference:
         if type(version) is int and version != FORMAT_VERSION:
             raise ValueError(f"format {version} is not one that this program understands")
         keys = ("images", "limits", "thumbnail", "shapes", "uncertainty", "mirror")
-        fields = _object(data, ("format_version", *keys), "the reference")
+        fields = fields_of(data, ("format_version", *keys), "the reference")
         if type(version) is not int or type(fields["images"]) is not int or fields["images"] < 1:
             raise ValueError("format_version and images must be numbers of 1 or more")
         limits = fields["limits"]
         protocols = [x for x in PROTOCOLS if isinstance(limits, dict) and x in limits]
         together = [(x,) for x in protocols] + ([tuple(protocols)] if len(protocols) > 1 else [])
-        _object(limits, protocols or PROTOCOLS, "limits")
-        shapes = _object(fields["shapes"], protocols, "shapes")
-        usual = _object(fields["uncertainty"], protocols, "uncertainty")
-        mirror = _object(fields["mirror"], [" ".join(x) for x in together], "mirror")
+        fields_of(limits, protocols or PROTOCOLS, "limits")
+        shapes = fields_of(fields["shapes"], protocols, "shapes")
+        usual = fields_of(fields["uncertainty"], protocols, "uncertainty")
+        mirror = fields_of(fields["mirror"], [" ".join(x) for x in together], "mirror")
         return cls(
             ReferenceStatistics(
                 _to_gaussian(fields["thumbnail"], CELLS**2, "thumbnail"),
                 {x: _to_gaussian(shapes[x], _SHAPE, f"shapes.{x}") for x in protocols},
-                {x: _positive(usual[x], f"uncertainty.{x}") for x in protocols},
+                {x: positive(usual[x], f"uncertainty.{x}") for x in protocols},
                 {x: _weights(mirror[" ".join(x)], len(x)) for x in together},
             ),
             {x: _limits(limits[x], f"limits.{x}") for x in protocols},
@@ -224,49 +224,18 @@ def _from_gaussian(gaussian: Gaussian) -> dict[str, list[float]]:
 
 
 def _to_gaussian(value: object, size: int, name: str) -> Gaussian:
-    fields = _object(value, ("mean", "root"), name)
+    fields = fields_of(value, ("mean", "root"), name)
     root = np.zeros((size, size))
-    root[np.triu_indices(size)] = _numbers(fields["root"], size * (size + 1) // 2, f"{name}.root")
-    if root.diagonal().min() < _SMALLEST:
+    root[np.triu_indices(size)] = numbers(fields["root"], size * (size + 1) // 2, f"{name}.root")
+    if root.diagonal().min() < SMALLEST:
         raise ValueError(f"{name}.root is not that of a distribution")
-    return Gaussian(_numbers(fields["mean"], size, f"{name}.mean"), root)
+    return Gaussian(numbers(fields["mean"], size, f"{name}.mean"), root)
 
 
 def _weights(value: object, protocols: int) -> NDArray[np.float64]:
-    return _numbers(value, CELLS * (CELLS // 2) + len(PARTS) * protocols, "mirror")
+    return numbers(value, CELLS * (CELLS // 2) + len(PARTS) * protocols, "mirror")
 
 
 def _limits(value: object, name: str) -> dict[str, float]:
-    fields = _object(value, FITTED, name)
-    return {rule: _positive(fields[rule], f"{name}.{rule}") for rule in FITTED}
-
-
-def _object(value: object, keys: Collection[str], name: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or set(value) != set(keys):
-        raise ValueError(f"{name} must hold {', '.join(keys)}, no more")
-    return value
-
-
-def _positive(value: object, name: str) -> float:
-    (number,) = _numbers([value], 1, name)
-    if number < _SMALLEST:
-        raise ValueError(f"{name} is not above 0")
-    return float(number)
-
-
-def _numbers(value: object, size: int, name: str) -> NDArray[np.float64]:
-    """Return a list of numbers as float64 [size]."""
-    if not isinstance(value, list) or len(value) != size or not _all_numbers(value):
-        raise ValueError(f"{name} must be {size} numbers")
-    try:
-        numbers = np.array(value, np.float64)
-    except OverflowError as error:
-        raise ValueError(f"{name} holds a number that is too large") from error
-    # Not a number compares as false.
-    if not (np.abs(numbers) <= _LARGEST).all():
-        raise ValueError(f"{name} holds a number that is too large, or none")
-    return numbers
-
-
-def _all_numbers(values: Sequence[object]) -> bool:
-    return all(type(value) in (float, int) for value in values)
+    fields = fields_of(value, FITTED, name)
+    return {rule: positive(fields[rule], f"{name}.{rule}") for rule in FITTED}
