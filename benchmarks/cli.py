@@ -14,24 +14,51 @@ from cxrseg.runtime.terminal.console import run_command
 
 SUBCOMMANDS = {
     "accuracy": ("accuracy.accuracy", "Compare a model's lungs with reference masks."),
-    "significance": ("accuracy.significance", "Test whether two models' Dice differ or agree."),
-    "ssim": ("accuracy.ssim", "Map where on the image the masks of two models differ."),
+    "significance": (
+        "accuracy.significance",
+        "Test whether two models score differently, and whether they are equivalent.",
+    ),
+    "ssim": (
+        "accuracy.ssim",
+        "Compare two models by the structural similarity of their masks with the truth.",
+    ),
     "latency": ("speed.latency", "Measure size, speed and memory of models on this computer."),
-    "startup": ("speed.startup", "Time a cold cxrseg-run as a whole process."),
-    "roofline": ("speed.roofline", "Compare models with the most that this computer multiplies."),
-    "agreement": ("agreement.agreement", "Compare masks between execution providers and PyTorch."),
-    "emulation": ("agreement.emulation", "Compare masks with those of emulated older CPUs."),
+    "startup": (
+        "speed.startup",
+        "Measure what a cold cxrseg-run of one IMAGE takes, start to end.",
+    ),
+    "roofline": (
+        "speed.roofline",
+        "Measure the most that this CPU multiplies, and the share of it that models reach.",
+    ),
+    "agreement": (
+        "agreement.agreement",
+        "Compare masks of every execution provider, and of PyTorch, with those of the CPU.",
+    ),
+    "emulation": (
+        "agreement.emulation",
+        "Compare masks of emulated older CPUs with those of this machine.",
+    ),
     "compression": ("quantization.compression", "Count parameters and bytes, the paper's too."),
     "quantization-error": (
         "quantization.error",
         "Show what INT8 does to weights and layers.",
     ),
     "ranks": ("quantization.ranks", "Show where AdaLoRA spent its budget."),
-    "quality": ("quality.quality", "Count how often images are flagged."),
-    "quality-fit": ("quality.quality_fit", "Fit the limits of the flags to a model."),
-    "methods": ("methods.methods", "Train and compare methods on the same images."),
-    "paper": ("paper", "Make all of the paper's evidence for one training run."),
-    "report": ("report.command", "Turn the results in a folder into one page."),
+    "quality": ("quality.quality", "Measure how often the runtime flags images."),
+    "quality-fit": (
+        "quality.quality_fit",
+        "Fit the quality reference of a model, and write it into the model file.",
+    ),
+    "methods": (
+        "methods.methods",
+        "Train in several ways on the same images, and compare accuracy, size and latency.",
+    ),
+    "paper": ("paper", "Make all of the paper's evidence for a checkpoint, and a page of it."),
+    "report": (
+        "report.command",
+        "Turn the results in a folder into one page to read and to print.",
+    ),
 }
 """Subcommand -> its module, which has a `Benchmark` or click command of its name, and its line in
 the list."""

@@ -33,7 +33,7 @@ def option(*flags: str, default: Any = MISSING, **settings: Any) -> Any:
         settings: As `click.Option` takes them.
     """
     required = default is MISSING
-    shown = not required and default not in (None, (), False)
+    shown = not required and default not in (None, ()) and default is not False
     settings = {"required": required, "show_default": shown, **settings}
     if not required:
         settings["default"] = default

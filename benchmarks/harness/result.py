@@ -32,7 +32,7 @@ class Table:
         table = tabulate(
             [[cell.replace("|", "\\|") for cell in row] for row in self.rows],
             list(self.header),
-            tablefmt="github",
+            tablefmt="pipe",
             colalign=aligned if self.rows else None,
             disable_numparse=True,
         )

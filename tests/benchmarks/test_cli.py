@@ -1,4 +1,4 @@
-"""The command ``cxrseg-bench`` answers where only the runtime is installed."""
+"""The command ``cxrseg-bench``: its list, and that each command of the list is there."""
 
 from __future__ import annotations
 
@@ -20,12 +20,21 @@ def test_list_of_commands_needs_no_extra() -> None:
         "except SystemExit: print('\\n'.join(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "accuracy " in done.stdout
-    assert not EXTRA & set(done.stdout.split())
+    assert all(f"  {name} " in done.stdout for name in SUBCOMMANDS)
+    modules = set(done.stdout.split())
+    assert not EXTRA & modules
+    assert not modules & {f"cxrseg.benchmarks.{module}" for module, _ in SUBCOMMANDS.values()}
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
-def test_help_keeps_its_lines(name: str) -> None:
-    found = command.get_command(click.Context(command), name)
-    assert found is not None and found.help
-    assert "\\b" not in found.help, "click takes the character, not a backslash and a letter"
+def test_the_list_says_what_each_command_says(name: str) -> None:
+    subcommand = command.get_command(click.Context(command), name)
+    assert subcommand is not None and subcommand.name == name
+    assert subcommand.help is not None
+    assert "\\b" not in subcommand.help, "click takes the character, not a backslash and a letter"
+    assert " ".join(subcommand.help.split()).startswith(SUBCOMMANDS[name][1])
+    assert SUBCOMMANDS[name][1].endswith(".") and SUBCOMMANDS[name][1].count(".") == 1
+
+
+def test_unknown_commands_are_refused() -> None:
+    assert command.get_command(click.Context(command), "lunch") is None

@@ -4,88 +4,97 @@ import json
 import os
 from pathlib import Path
 
-import click
 import pytest
 
-from cxrseg.benchmarks.harness.legacy_record import (
+from cxrseg.benchmarks.harness.record import (
     check_output,
-    command_line,
-    cpu_model,
+    circumstances,
     environment,
+    images_file,
     now,
-    table,
+    plot_file,
+    read_record,
     write_record,
 )
+from cxrseg.benchmarks.harness.result import Plot, Result, Table
 from cxrseg.runtime.core.errors import CxrsegError
+
+FACTS = {"benchmark": "accuracy", "command": "cxrseg-bench accuracy", "date": now()}
+PNG = b"\x89PNG\r\n\x1a\n tEXtSoftware\0cxrseg 9"
+
+
+def result(value: float = 1, plots: int = 1, images: int = 1) -> Result:
+    return Result(
+        "Title",
+        {"value": value},
+        [Table(["n"], [[str(value)]])],
+        [Plot(f"plot-{n}", PNG, "Caption.") for n in range(plots)],
+        "Definition.",
+        [{"image": n} for n in range(images)],
+    )
 
 
 def test_environment_is_plain_data() -> None:
     found = environment()
     assert json.loads(json.dumps(found)) == found
-    assert set(found["versions"]) == {"cxrseg", "onnxruntime", "numpy", "opencv", "python"}
+    assert {"cxrseg", "onnxruntime", "numpy", "opencv", "python"} <= set(found["versions"])
     assert all(found["versions"].values())
     assert 1 <= found["machine"]["cores"] <= found["machine"]["logical_cpus"]
-    assert found["machine"]["cpu"] == cpu_model() != ""
+    assert found["machine"]["cpu"] != ""
+    assert set(found["machine"]["integer_units"]) <= {
+        *("amx_int8", "avx512_vnni", "avx_vnni", "asimddp")
+    }
+    line = circumstances({"date": "2026", **found})
+    assert line.startswith(f"2026, {found['machine']['cpu']} (") and not line.endswith(".")
 
 
 def test_time_is_utc() -> None:
     assert now().endswith("+00:00")
 
 
-def test_table_is_aligned_markdown() -> None:
-    lines = table(["name", "n"], [["a|b", "1"], ["long name", "1000"]]).splitlines()
-    assert len({len(line) for line in lines}) == 1
-    assert lines[1] == "| --------- | ---: |"
-    assert lines[2] == "| a\\|b      |    1 |"
-
-
-def test_command_line_names_files_only() -> None:
-    seen = []
-
-    @click.command("accuracy")
-    @click.argument("model", type=click.Path(path_type=Path))
-    @click.option("--data", type=click.Path(path_type=Path))
-    @click.option("--where", multiple=True)
-    @click.option("-o", "--output", type=click.Path(path_type=Path))
-    @click.option("--seed", default=0)
-    @click.option("--stock", is_flag=True)
-    @click.option("--files", nargs=2, type=click.Path(path_type=Path))
-    @click.pass_context
-    def command(context: click.Context, /, **_: object) -> None:
-        seen.append(command_line(context))
-
-    group = click.Group("python -m something", {"accuracy": command})
-    args = ["/a/m.onnx", "--data", "/b/x.csv", "--where", "s=one", "--where", "s=a b"]
-    args += ["--stock", "-o", "/c/r.json", "--files", "/d/a", "/d/b"]
-    group.main(["accuracy", *args], standalone_mode=False)
-    assert seen == [
-        "cxrseg-bench accuracy m.onnx --data x.csv --where s=one --where 's=a b' --output r.json"
-        " --stock --files a b"
-    ]
-
-
-def test_both_files_are_written_and_replaced(tmp_path: Path) -> None:
+def test_all_files_are_written_and_replaced(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     for value in (1, 2):
-        write_record(path, "accuracy", {"value": value}, f"# {value}")
-        data = json.loads(path.read_text())
-        assert data["benchmark"] == "accuracy"
-        assert data["value"] == value
-        assert path.with_suffix(".md").read_text().endswith(f"# {value}\n")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["result.json", "result.md"]
+        files = write_record(path, FACTS, result(value))
+        record = json.loads(path.read_text())
+        assert record["program"].startswith("cxrseg ")
+        assert record["benchmark"] == "accuracy" and record["data"] == {"value": value}
+        assert record["tables"][0]["rows"] == [[str(value)]]
+        assert record["plots"][0]["name"] == "plot-0" and record["definitions"] == "Definition."
+        assert read_record(path) == record
+    assert set(files) == set(tmp_path.iterdir())
+    assert plot_file(path, "plot-0").read_bytes() == PNG
+    images = json.loads(images_file(path).read_text())
+    assert images["images"] == [{"image": 0}] and images["command"] == FACTS["command"]
+    assert "images" not in record, "figures of each image have a file of their own"
+
+
+def test_what_is_no_record_is_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    write_record(path, FACTS, result())
+    assert read_record(images_file(path)) is None
+    for text in ("[]", '{"program": "other", "benchmark": "x", "tables": []}', "3"):
+        path.write_text(text)
+        assert read_record(path) is None
+    for data in (b"{", b"\xff\xfe", b"[" * 100_000):
+        path.write_bytes(data)
+        with pytest.raises(CxrsegError, match="is no JSON"):
+            read_record(path)
+    with pytest.raises(CxrsegError, match="cannot be read"):
+        read_record(tmp_path / "none.json")
 
 
 def test_infinite_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        write_record(tmp_path / "result.json", "accuracy", {"value": float("nan")}, "")
+        write_record(tmp_path / "result.json", FACTS, result(float("nan")))
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["result.json", "result.md"])
+@pytest.mark.parametrize("name", ["result.json", "result-images.json", "result-plot-0.png"])
 def test_foreign_files_are_kept(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(CxrsegError, match="kept"):
-        write_record(tmp_path / "result.json", "accuracy", {}, "")
+        write_record(tmp_path / "result.json", FACTS, result())
     assert (tmp_path / name).read_text() == "mine"
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -1,36 +1,53 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 
-from cxrseg.benchmarks.harness.legacy_samples import read_cases
+from cxrseg.benchmarks.harness.options import DataOptions, ImageOptions, RowOptions
+from cxrseg.benchmarks.harness.samples import (
+    Sample,
+    csv_facts,
+    grouping,
+    list_images,
+    model_facts,
+    read_samples,
+    spread,
+)
 from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.inference.session import load_model
 
 
-def names(data: Path, **options) -> list[str]:  # type: ignore[no-untyped-def]
-    return [case.name for case in read_cases(data, **{"split": "test", **options})]
+def samples(data: Path, **options: Any) -> list[Sample]:
+    return read_samples(data, RowOptions(**options))
+
+
+def names(data: Path, **options: Any) -> list[str]:
+    return [sample.name for sample in samples(data, **options)]
 
 
 def test_rows_of_a_split(data: Path) -> None:
     assert names(data) == [f"images/{n}.png" for n in (1, 2, 3, 4)]
     assert names(data, split="external") == ["images/5.png"]
-    case = read_cases(data, "external")[0]
-    assert case.image == data.parent / "images/5.png"
-    assert case.mask == data.parent / "masks/5.png"
-    assert case.patient == "p2"
-    assert case.row["source"] == "a"
+    sample = samples(data, split="external")[0]
+    assert sample.image == data.parent / "images/5.png"
+    assert sample.mask == data.parent / "masks/5.png"
+    assert sample.patient == "p2"
+    assert sample.row["source"] == "a"
 
 
 def test_where(data: Path) -> None:
-    assert names(data, where=[("source", "a")]) == ["images/1.png", "images/3.png"]
-    assert len(names(data, where=[("source", "a"), ("source", "b")])) == 4
-    assert names(data, where=[("source", "a"), ("patient", "p1")]) == ["images/3.png"]
+    assert names(data, where=("source=a",)) == ["images/1.png", "images/3.png"]
+    assert len(names(data, where=("source=a", "source=b"))) == 4
+    assert names(data, where=("source=a", "patient=p1")) == ["images/3.png"]
 
 
 def test_external_is_not_reached_by_where(data: Path) -> None:
     with pytest.raises(CxrsegError, match="no row has"):
-        read_cases(data, "test", [("split", "external")])
+        samples(data, where=("split=external",))
 
 
 def test_limit_is_spread(data: Path) -> None:
@@ -48,15 +65,15 @@ def test_protocols_are_not_mixed(data: Path) -> None:
 
 def test_without_patients_an_image_is_its_own(data: Path) -> None:
     data.write_text("image,mask,split\nimages/1.png,masks/1.png,test\n")
-    assert read_cases(data, "test")[0].patient == "images/1.png"
+    assert samples(data)[0].patient == "images/1.png"
 
 
 def test_absolute_paths_are_not_recorded(data: Path) -> None:
     home = data.parent
     data.write_text(f"image,mask,split\n{home}/images/1.png,{home}/masks/1.png,test\n")
-    case = read_cases(data, "test")[0]
-    assert case.name == "1.png"
-    assert case.image.is_file()
+    sample = samples(data)[0]
+    assert sample.name == "1.png"
+    assert sample.image.is_file()
 
 
 def test_byte_order_mark_is_ignored(data: Path) -> None:
@@ -81,20 +98,64 @@ def test_byte_order_mark_is_ignored(data: Path) -> None:
 def test_bad_tables_are_refused(data: Path, text: str, message: str) -> None:
     data.write_text(text)
     with pytest.raises(CxrsegError, match=message):
-        read_cases(data, "test")
+        samples(data)
 
 
 def test_missing_and_unreadable_tables_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CxrsegError, match="no such file"):
-        read_cases(tmp_path / "none.csv", "test")
+        samples(tmp_path / "none.csv")
     with pytest.raises(CxrsegError, match="cannot be read"):
-        read_cases(tmp_path, "test")
+        samples(tmp_path)
     binary = tmp_path / "binary.csv"
     binary.write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(CxrsegError, match="UTF-8"):
-        read_cases(binary, "test")
+        samples(binary)
 
 
 def test_unknown_column_of_where(data: Path) -> None:
     with pytest.raises(CxrsegError, match="has no column 'color'; it has image"):
-        read_cases(data, "test", [("color", "gray")])
+        samples(data, where=("color=gray",))
+
+
+def test_spread_is_even_and_in_order() -> None:
+    assert spread(range(10), 3) == [0, 3, 6]
+    assert spread(range(3), 3) == spread(range(3), 9) == spread(range(3), None) == [0, 1, 2]
+
+
+def test_grouping(data: Path) -> None:
+    chosen = samples(data)
+    assert grouping(chosen, DataOptions(data=data)) == "source"
+    assert grouping(chosen, DataOptions(data=data, by="patient")) == "patient"
+    with pytest.raises(CxrsegError, match="has no column 'age'"):
+        grouping(chosen, DataOptions(data=data, by="age"))
+    data.write_text("image,mask,split\nimages/1.png,masks/1.png,test\n")
+    assert grouping(samples(data), DataOptions(data=data)) is None
+
+
+def test_images_of_a_csv(data: Path) -> None:
+    options = ImageOptions(images=data, where=("source=a",), limit=1)
+    images, facts = list_images(options)
+    assert images == [("images/1.png", data.parent / "images/1.png")]
+    assert facts == {**csv_facts(data, options, 1), "protocol": "fields"}
+    assert facts["csv"] == "pairs.csv" and facts["where"] == ["source=a"]
+    assert facts["sha256"] == hashlib.sha256(data.read_bytes()).hexdigest()
+
+
+def test_images_of_a_folder(data: Path) -> None:
+    folder = data.parent / "images"
+    images, facts = list_images(ImageOptions(images=folder, limit=2))
+    assert images == [(f"{n}.png", folder / f"{n}.png") for n in (0, 3)]
+    assert facts == {"folder": "images", "limit": 2, "images": 2}
+    with pytest.raises(click.UsageError, match="--where chooses rows of a CSV"):
+        list_images(ImageOptions(images=folder, where=("source=a",)))
+    with pytest.raises(CxrsegError, match="no such folder or CSV"):
+        list_images(ImageOptions(images=folder / "none"))
+
+
+def test_facts_of_a_model(model: Path) -> None:
+    assert model_facts(model, load_model(model, "cpu")) == {
+        "file": "tiny.onnx",
+        "name": "tiny",
+        "version": "9.9",
+        "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+    }
