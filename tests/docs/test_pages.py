@@ -122,6 +122,16 @@ def test_files_that_a_page_names_are_there(page: Path) -> None:
     assert not missing
 
 
+def test_architecture_names_every_room() -> None:
+    text = (REPO / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    packages = ("runtime", "trainer", "export", "benchmarks")
+    rooms = [path.parent for name in packages for path in (REPO / name).rglob("__init__.py")]
+    named = set(re.findall(r"^\| (?:\*\*)?`([\w/]+)/`", text, re.MULTILINE))
+    assert {str(room.relative_to(REPO).as_posix()) for room in rooms} <= named
+    assert not [name for name in named if not (REPO / name).is_dir()]
+    assert len(text.splitlines()) < 100, "it is one page"
+
+
 def test_page_lists_every_recipe() -> None:
     section = (DOCS / "training.md").read_text(encoding="utf-8").split("\n## Recipes\n")[1]
     listed = re.findall(r"^\| `([\w-]+)` \|", section.split("\n## ")[0], re.MULTILINE)
