@@ -97,7 +97,7 @@ def masks(images: Sequence[Path], model: Path | None, emulator: Sequence[str] = 
         CxrsegError: The command failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        words = [*emulator, sys.executable, "-m", "cxrseg.runtime.cli", *map(str, images)]
+        words = [*emulator, sys.executable, "-P", "-m", "cxrseg.runtime.cli", *map(str, images)]
         words += ["--device", "cpu", "--threads", "1", "-o", folder]
         words += [] if model is None else ["--model", str(model)]
         run_process(words, " ".join(emulator) or NATIVE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,8 +19,8 @@ from cxrseg.benchmarks.harness.parameters import PATH, argument, option
 from cxrseg.benchmarks.harness.result import Result, Table
 from cxrseg.benchmarks.harness.runner import benchmark
 from cxrseg.benchmarks.speed.models import TimedModel, open_models, random_input
-from cxrseg.benchmarks.speed.processes import peak_memory_of_model
-from cxrseg.benchmarks.speed.timing import Run, distribution, interleaved, median
+from cxrseg.benchmarks.speed.processes import cxrseg_run, peak_memory
+from cxrseg.benchmarks.speed.timing import distribution, interleaved, median
 from cxrseg.export.verify.images import synthetic_radiographs
 from cxrseg.runtime.inference.session import default_threads
 from cxrseg.runtime.models import default_model
@@ -35,9 +36,6 @@ LOADS = 5
 
 IMAGE_RUNS = 10
 """Number of whole images, or as many as there are runs if that is less; one more is dropped."""
-
-STEPS = ("preprocess", "inference", "postprocess")
-"""Steps of a whole image, as the runtime names them."""
 
 _DIGITS = 6
 
@@ -69,8 +67,7 @@ def latency(options: Options) -> Result:
       latency ms        one inference, the network alone (median, percentiles)
       images/s          1 / latency
       image ms          a whole image of 2000 x 2000 pixels: preparation, network, mask (median)
-      peak MB           memory of a program that loads the model and segments such an image;
-                        not told on Windows
+      peak MB           memory of cxrseg-run with such an image; not told on Windows
       rel.              divided by the first model's
 
     A file without a model card of cxrseg is run as it is, with one input float32 [1, C, S, S];
@@ -118,7 +115,13 @@ def measure(models: Sequence[TimedModel], runs: int, seed: int) -> list[dict[str
     loads = interleaved([model.load for model in models], LOADS, 1, seed)
     latencies = time_networks(models, runs, seed)
     image = sample_image(seed)
-    images = _time_images(models, image, runs, seed)
+    segmenters = {model.title: model.segmenter for model in models if model.segmenter}
+    segmenting = [partial(segmenter.segment, image) for segmenter in segmenters.values()]
+    times_of_images = interleaved(segmenting, _image_runs(runs), 1, seed)
+    image_ms = {
+        title: {"median": median(times)}
+        for title, times in zip(segmenters, times_of_images, strict=True)
+    }
     return [
         {
             "title": model.title,
@@ -130,7 +133,7 @@ def measure(models: Sequence[TimedModel], runs: int, seed: int) -> list[dict[str
             "load_ms": {"median": median(load)},
             "latency_ms": times,
             "throughput": round(1000 / times["median"], _DIGITS),
-            "image_ms": images.get(model.title),
+            "image_ms": image_ms.get(model.title),
             "peak_memory_bytes": _peak_memory(model, image),
             "relative": {
                 "size": round(model.size / models[0].size, _DIGITS),
@@ -160,33 +163,6 @@ def time_networks(models: Sequence[TimedModel], runs: int, seed: int) -> list[di
     return [distribution(times) for times in interleaved(inferences, runs, WARMUP, seed)]
 
 
-def _time_images(
-    models: Sequence[TimedModel], image: NDArray[np.uint8], runs: int, seed: int
-) -> dict[str, dict[str, float]]:
-    """Return title -> medians of a whole image and of its `STEPS`, in ms."""
-    steps: dict[str, list[dict[str, float]]] = {x.title: [] for x in models if x.segmenter}
-
-    def segmenting(model: TimedModel) -> Run:
-        def run() -> object:
-            assert model.segmenter is not None
-            result = model.segmenter.segment(image, model.title)
-            steps[model.title].append(result.timings)
-            return result
-
-        return run
-
-    whole = [segmenting(model) for model in models if model.segmenter]
-    times = interleaved(whole, _image_runs(runs), 1, seed)
-    return {
-        title: {
-            "median": median(total),
-            # The first is the one that does not count.
-            **{name: median([timings[name] for timings in kept[1:]]) for name in STEPS},
-        }
-        for (title, kept), total in zip(steps.items(), times, strict=True)
-    }
-
-
 def sample_image(seed: int) -> NDArray[np.uint8]:
     """Return the drawing of a chest, uint8 of size `IMAGE`."""
     (small,) = synthetic_radiographs(1, seed)
@@ -200,7 +176,12 @@ def _image_runs(runs: int) -> int:
 def _peak_memory(model: TimedModel, image: NDArray[np.uint8]) -> int | None:
     if model.protocol is None:
         return None
-    return peak_memory_of_model(model.path, model.device, model.threads, model.protocol, image)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "image.png")
+        cv2.imwrite(str(path), image)
+        words = [*cxrseg_run(), str(path), "-o", folder, "--model", str(model.path)]
+        words += ["--device", model.device, "--threads", str(model.threads)]
+        return peak_memory([*words, "--protocol", model.protocol], model.path)
 
 
 def _card(model: TimedModel) -> dict[str, str] | None:
@@ -242,6 +223,6 @@ def _definitions(settings: Mapping[str, Any]) -> str:
         f" {settings['warmup']} that are dropped; the models take turns in shuffled order. Load:"
         f" reading the file and creating the session, {settings['loads']} times. Image:"
         f" preprocessing, network and postprocessing of {width} x {height} pixels,"
-        f" {settings['image_runs']} times. Peak: resident memory of a fresh process that segments"
-        " one such image. Rel.: divided by the first model's. 1 MB = 10^6 bytes."
+        f" {settings['image_runs']} times. Peak: resident memory of cxrseg-run with such an image."
+        " Rel.: divided by the first model's. 1 MB = 10^6 bytes."
     )

@@ -17,7 +17,7 @@ from cxrseg.benchmarks.harness.options import SeedOptions
 from cxrseg.benchmarks.harness.parameters import PATH, argument, option
 from cxrseg.benchmarks.harness.result import Result, Table
 from cxrseg.benchmarks.harness.runner import benchmark
-from cxrseg.benchmarks.speed.processes import peak_memory, run_process
+from cxrseg.benchmarks.speed.processes import cxrseg_run, peak_memory, run_process
 from cxrseg.benchmarks.speed.timing import distribution, interleaved
 from cxrseg.runtime.models import default_model
 from cxrseg.runtime.readers import read
@@ -128,12 +128,6 @@ def measure(image: Path, model: Path | None, runs: int, seed: int) -> list[dict[
         }
         for title, wall, peak in zip(processes, walls, peaks, strict=True)
     ]
-
-
-def cxrseg_run() -> list[str]:
-    """Return the words that start ``cxrseg-run`` of this installation."""
-    script = Path(sys.executable).with_name("cxrseg-run")
-    return [str(script)] if script.is_file() else [sys.executable, "-m", "cxrseg.runtime.cli"]
 
 
 def _row(process: Mapping[str, Any]) -> list[str]:

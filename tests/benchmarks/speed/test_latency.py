@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cxrseg.benchmarks.speed import latency, timing
-from cxrseg.benchmarks.speed.latency import IMAGE, STEPS, figures_table, sample_image
+from cxrseg.benchmarks.speed.latency import IMAGE, figures_table, sample_image
 from helpers.foreign import with_card, write_model
 
 Bench = Callable[..., Any]
@@ -75,9 +75,7 @@ def test_figures_follow_from_each_other(record: dict[str, Any]) -> None:
         assert each["relative"]["size"] == pytest.approx(size, abs=1e-6)
         assert each["relative"]["latency"] == pytest.approx(ratio, abs=1e-6)
     assert first["relative"] == {"size": 1.0, "latency": 1.0}
-    image = first["image_ms"]
-    assert all(image[step] > 0 for step in STEPS)
-    assert sum(image[step] for step in STEPS) < 2 * image["median"]
+    assert first["image_ms"]["median"] > 0
 
 
 def test_figures_are_those_of_the_times(
@@ -168,6 +166,23 @@ def test_table_is_printed(bench: Bench, model: Path, foreign: Path) -> None:
 
 def test_table_of_one_model_has_no_ratios(record: dict[str, Any]) -> None:
     assert "rel." not in figures_table(record["data"]["models"][:1]).to_text()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell")
+def test_model_that_goes_before_its_memory_is_measured(
+    bench: Bench, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = latency.sample_image
+
+    def drawn(seed: int) -> Any:
+        model.unlink()
+        return draw(seed)
+
+    monkeypatch.setattr(latency, "sample_image", drawn)
+    result = bench("latency", model, "--runs", 1, "--device", "cpu")
+    assert result.code == 1
+    assert "tiny.onnx: failed in a process of its own" in result.err
+    assert "no such model file" in result.err
 
 
 def test_default_model(

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 
 from cxrseg.benchmarks.speed import processes
-from cxrseg.benchmarks.speed.latency import sample_image
-from cxrseg.benchmarks.speed.processes import peak_memory, peak_memory_of_model, run_process
+from cxrseg.benchmarks.speed.processes import peak_memory, run_process
 from cxrseg.runtime.core.errors import CxrsegError
 
 
 def test_output_and_failure() -> None:
-    echo = "import sys; print(sys.stdin.read() + '!')"
-    assert run_process([sys.executable, "-c", echo], "echo", b"a").strip() == "a!"
+    assert run_process([sys.executable, "-c", "print('a')"], "echo").strip() == "a"
     with pytest.raises(CxrsegError, match=r"^stop: failed in a process of its own \(no\)"):
         run_process([sys.executable, "-c", "raise SystemExit('no')"], "stop")
 
@@ -29,17 +26,6 @@ def test_peaks_are_those_of_the_process() -> None:
     assert small is not None and large is not None
     assert 150e6 < large - small < 250e6
     assert 0 < small < len(held), "memory of the caller does not count"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell")
-def test_memory_of_a_model(model: Path) -> None:
-    image = sample_image(0)
-    peak = peak_memory_of_model(model, "cpu", 1, "fields", image)
-    assert peak is not None
-    assert 20e6 < peak < 2e9
-    model.unlink()
-    with pytest.raises(CxrsegError, match=r"tiny\.onnx: failed .*no such model file"):
-        peak_memory_of_model(model, "cpu", 1, "fields", image)
 
 
 def test_systems_that_do_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
