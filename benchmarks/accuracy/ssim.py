@@ -268,11 +268,11 @@ def draw(rows: Sequence[tuple[Similarity, Maps]], names: tuple[str, str]) -> Plo
     titles = ("input", "ground truth", f"SSIM of\n{names[1]}", f"SSIM of\n{names[0]}", "difference")
     colors = LinearSegmentedColormap.from_list("better", ["#c00000", "#ffffff", "#008000"])
     figure, axes = blank(10, 2.1 * len(rows) + 1, len(rows), len(titles))
-    largest = max(1e-3, *(float(np.abs(maps.ours - maps.baseline).max()) for _, maps in rows))
+    # A single pixel must not fade all others.
+    limit = min(0.5, max(1e-3, *(np.abs(maps.ours - maps.baseline).max() for _, maps in rows)))
     gray = {"cmap": "gray", "vmin": 0, "vmax": 1}
     similar = {"cmap": "viridis", "vmin": 0, "vmax": 1}
-    # A single pixel must not fade all others.
-    change = {"cmap": colors, "vmin": -min(largest, 0.5), "vmax": min(largest, 0.5)}
+    change = {"cmap": colors, "vmin": -limit, "vmax": limit}
     for line, (each, maps) in zip(axes, rows, strict=True):
         planes = (
             (maps.radiograph, gray),
@@ -294,8 +294,12 @@ def draw(rows: Sequence[tuple[Similarity, Maps]], names: tuple[str, str]) -> Plo
         line[4].set_xlabel(f"mean {each.difference:+.5f}")
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title)
-    for column, shared in ((3, axes[:, 2:4]), (4, axes[:, 4])):
-        figure.colorbar(images[column], ax=shared, location="bottom", aspect=30, pad=0.01)
+    for column, shared, ticks in (
+        (3, axes[:, 2:4], (0, 0.5, 1)),
+        (4, axes[:, 4], (-limit, 0, limit)),
+    ):
+        bar = figure.colorbar(images[column], ax=shared, location="bottom", aspect=30, pad=0.01)
+        bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
     return plot(
         MAPS,
         figure,
