@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from cxrseg.runtime.core.errors import require_extra
 from cxrseg.runtime.terminal.console import echo, run_command
+
+if TYPE_CHECKING:
+    from cxrseg.trainer.recipe import StageChoice
 
 _EXTRA = (
     "torch",
@@ -63,12 +66,18 @@ def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bo
     "model), or an official sam_vit_*.pth.",
 )
 @click.option(
-    "--average",
+    "--soup",
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="FILE",
-    help="Start from the mean of the weights of --checkpoint and of this model.ckpt, both trained "
-    "from one start; repeatable. Adapters are merged.",
+    help="Start from a model soup: the uniform average of the weights of --checkpoint and of this "
+    "model.ckpt, both trained from one start; repeatable. Adapters are merged.",
+)
+@click.option(
+    "--average",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    hidden=True,
 )
 @click.option(
     "--method",
@@ -81,7 +90,7 @@ def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bo
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="FILE",
-    help="Also learn from what this network finds, as much as the recipe's teaching says: a "
+    help="Also learn from what this network finds, as much as the recipe's distillation says: a "
     "model.ckpt of cxrseg-train, of any --model; repeatable, the mean of their logits teaches.",
 )
 @click.option(
@@ -123,14 +132,11 @@ def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bo
 def command(
     data: tuple[Path, ...],
     output: Path,
-    checkpoint: Path | None,
-    average: tuple[Path, ...],
-    teacher: tuple[Path, ...],
-    stages: str | None,
-    labels: str | None,
     recipe: Path | None,
+    labels: str | None,
+    stages: StageChoice | None,
     resume: bool,
-    **overrides: Any,
+    **options: Any,
 ) -> None:
     """Train a lung segmentation model on chest X-rays with masks.
 
@@ -148,12 +154,15 @@ def command(
     Ctrl-C saves; --resume goes on. The result is RUN/model.ckpt, for cxrseg-export.
     """
     require_extra("cxrseg-train", "train", _EXTRA)
+    from cxrseg.trainer.old_names import warn_of_old_names
     from cxrseg.trainer.recipe import read_recipe
 
-    if stages == "2" and any(overrides[k] for k in ("model", "image_size", "method")):
+    overrides = {name: options[name] for name in ("model", "image_size", "method")}
+    if stages == "2" and any(overrides.values()):
         raise click.UsageError("--stage 2 keeps model, image size and method of its --checkpoint")
     overrides["labels"] = None if labels is None else tuple(labels.replace(" ", "").split(","))
     settings = read_recipe(recipe, overrides)
+    warn_of_old_names("cxrseg-train", ["--average"] if options["average"] else [])
     echo("cxrseg-train: loading ...", err=True)
     from cxrseg.trainer.fit.checkpoint import MODEL
     from cxrseg.trainer.fit.report import table
@@ -161,8 +170,9 @@ def command(
     from cxrseg.trainer.fit.stages import train
 
     stages = stages or ("1" if settings.model == "unet" else "all")
-    networks: dict[str, Any] = {"average": average, "teachers": teacher}
-    run = Run(data, output, settings, checkpoint, stages, **networks)  # type: ignore[arg-type]
+    soup = (*options["soup"], *options["average"])
+    networks = {"soup": soup, "teachers": options["teacher"]}
+    run = Run(data, output, settings, options["checkpoint"], stages, **networks)
     try:
         reports = train(run, resume)
     except KeyboardInterrupt:

@@ -20,6 +20,7 @@ from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import PROTOCOLS, Protocol, labels_of
 from cxrseg.trainer.adapt.adapters import AdapterConfig
 from cxrseg.trainer.adapt.quantizers import QuantizationConfig
+from cxrseg.trainer.old_names import OLD_NAMES, rename_keys, warn_of_old_names
 
 Method = Literal["adalora", "decoder", "full"]
 ModelName = Literal["vit_n", "vit_t", "vit_b", "vit_l", "vit_h", "unet"]
@@ -108,10 +109,10 @@ class StageRecipe(_Settings):
         patience: Epochs without a better score before training stops; 0 for never.
         ema: Decay per step of the moving average of the weights that is validated and kept in place
             of the last weights, for stage 1 without adapters; 0 for none.
-        skip_misfiled: Learn nothing from an image whose mask agrees better with what the network
+        skip_mislabeled: Learn nothing from an image whose mask agrees better with what the network
             finds under another protocol than under its own: a set of labels may mix both. For a
             network that already tells them apart.
-        teaching: Share of the loss that is the distance from what every ``--teacher`` finds on
+        distillation: Share of the loss that is the distance from what every ``--teacher`` finds on
             average, in place of the distance from the masks; 0 for none.
     """
 
@@ -124,8 +125,8 @@ class StageRecipe(_Settings):
     warmup: float = Field(0.1, gt=0, lt=1)
     patience: int = Field(0, ge=0)
     ema: float = Field(0, ge=0, lt=1)
-    skip_misfiled: bool = False
-    teaching: float = Field(0, ge=0, le=1)
+    skip_mislabeled: bool = False
+    distillation: float = Field(0, ge=0, le=1)
 
 
 class Recipe(_Settings):
@@ -194,16 +195,16 @@ class Recipe(_Settings):
         return self
 
     @model_validator(mode="after")
-    def _average_of_weights_alone(self) -> Recipe:
+    def _ema_of_weights_alone(self) -> Recipe:
         # An average over steps that prune ranks, or track scales, belongs to no network that was.
         if self.stage2.ema or (self.stage1.ema and self.method == "adalora"):
             raise ValueError("ema is for stage 1 with the methods full and decoder")
         return self
 
     @model_validator(mode="after")
-    def _misfiled_among_protocols(self) -> Recipe:
-        if len(self.labels) < 2 and (self.stage1.skip_misfiled or self.stage2.skip_misfiled):
-            raise ValueError("skip_misfiled is for labels of both protocols")
+    def _mislabeled_among_protocols(self) -> Recipe:
+        if len(self.labels) < 2 and (self.stage1.skip_mislabeled or self.stage2.skip_mislabeled):
+            raise ValueError("skip_mislabeled is for labels of both protocols")
         return self
 
     @property
@@ -250,7 +251,10 @@ def read_recipe(path: Path | None, overrides: dict[str, Any]) -> Recipe:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    """Read a recipe's file, or the shipped recipe of that name."""
+    """Read a recipe's file, or the shipped recipe of that name; old names become the new ones."""
+    if str(path) in OLD_NAMES and not path.exists():
+        warn_of_old_names("--recipe", [str(path)])
+        path = Path(OLD_NAMES[str(path)])
     if str(path) in shipped_recipes() and not path.exists():
         path = RECIPES / f"{path}.yaml"
     try:
@@ -265,4 +269,5 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         cause = "a recipe is a mapping of settings"
         raise CxrsegError(path, cause, "cxrseg-train --show-recipe prints one")
+    warn_of_old_names(path, rename_keys(data))
     return data

@@ -74,16 +74,16 @@ class TestRefusals:
         base_run: Path,
         tmp_path: Path,
     ) -> None:
-        average = ("--recipe", recipe(""), "--average", base_run / "model.ckpt")
+        average = ("--recipe", recipe(""), "--soup", base_run / "model.ckpt")
         done = call_here("train", small_data, "-o", tmp_path / "run", *average)
-        refused(done, 1, "--average", "--checkpoint")
+        refused(done, 1, "--soup", "--checkpoint")
 
-    def test_misfiled_among_one_protocol(
+    def test_mislabeled_among_one_protocol(
         self, call_here: Call, recipe: Callable[[str], Path], tmp_path: Path
     ) -> None:
-        settings = recipe("stage1: {skip_misfiled: true}\n")
+        settings = recipe("stage1: {skip_mislabeled: true}\n")
         done = call_here("train", tmp_path, "-o", tmp_path / "run", "--recipe", settings)
-        refused(done, 1, "skip_misfiled is for labels of both protocols")
+        refused(done, 1, "skip_mislabeled is for labels of both protocols")
 
     def test_devices_that_are_not_there(
         self, call_here: Call, recipe: Callable[[str], Path], small_data: Path, tmp_path: Path
@@ -221,7 +221,7 @@ class TestRefusals:
     def test_average_with_adapters_that_are_not_merged(
         self, call_here: Call, small_data: Path, base_run: Path, fine_run: Path, tmp_path: Path
     ) -> None:
-        average = ("--average", base_run / "model.ckpt", "-o", tmp_path / "run")
+        average = ("--soup", base_run / "model.ckpt", "-o", tmp_path / "run")
         start = ("--stage", "2", "--checkpoint", fine_run / "stage1.ckpt")
         done = call_here("train", small_data, *average, *start)
         refused(done, 1, "has adapters", "swap")
@@ -314,7 +314,7 @@ class TestFinishedRun:
         run = tmp_path / "run"
         shutil.copytree(base_run, run)
         settings = json.loads((run / "run.json").read_text())
-        del settings["checkpoint_sha256"], settings["recipe"]["stage1"]["skip_misfiled"]
+        del settings["checkpoint_sha256"], settings["recipe"]["stage1"]["skip_mislabeled"]
         (run / "run.json").write_text(json.dumps(settings))
         same = ("--recipe", base_run.parent / "recipe.yaml", "--method", "full", "--stage", "1")
         assert call_here("train", phantom_data, "-o", run, "--resume", *same).code == 0
@@ -572,14 +572,14 @@ def test_training_starts_from_the_average(
         "stage1: {epochs: 1, batch_size: 4, lr: 1.0e-12, decoder_lr: 1.0e-12}\n"
     )
     options = ("--recipe", tmp_path / "recipe.yaml", "--stage", "1", "--checkpoint", base)
-    average = ("--average", tmp_path / "other.ckpt")
+    average = ("--soup", tmp_path / "other.ckpt")
     done = call("train", small_data, "-o", tmp_path / "run", *options, *average)
     assert done.code == 0, done.err[-2000:]
     before = load(base).model.state_dict()
     for name, value in load(tmp_path / "run" / "model.ckpt").model.state_dict().items():
         torch.testing.assert_close(value, 2 * before[name], atol=1e-5, rtol=1e-4, msg=name)
     settings = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert len(settings["average_sha256"]) == 1
+    assert len(settings["soup_sha256"]) == 1
 
 
 def test_quantization_starts_from_the_average(
@@ -592,7 +592,7 @@ def test_quantization_starts_from_the_average(
     )
     files = (base_run / "model.ckpt", fine_run / "stage1.ckpt")
     options = ("--recipe", tmp_path / "recipe.yaml", "--stage", "2", "--checkpoint", files[0])
-    done = call("train", small_data, "-o", tmp_path / "run", *options, "--average", files[1])
+    done = call("train", small_data, "-o", tmp_path / "run", *options, "--soup", files[1])
     assert done.code == 0, done.err[-2000:]
     first, second = (float_state(load(path).model) for path in files)
     for name, value in float_state(load(tmp_path / "run" / "model.ckpt").model).items():

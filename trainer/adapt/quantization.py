@@ -105,11 +105,11 @@ def set_weight_bits(model: nn.Module, bits: int) -> None:
             module.fit_scale()
 
 
-def set_tracking(model: nn.Module, tracking: bool) -> None:
-    """Let activation ranges follow the data in training, or hold them."""
+def freeze_observers(model: nn.Module, frozen: bool) -> None:
+    """Hold the activation ranges in training, or let them follow the data."""
     for module in quantizers(model):
         if isinstance(module, ActivationQuantizer):
-            module.tracking = tracking
+            module.frozen = frozen
 
 
 @torch.no_grad()

@@ -74,7 +74,7 @@ class ActivationQuantizer(nn.Module):
         super().__init__()
         self.momentum = momentum
         self.mode: Mode = "bypass"
-        self.tracking = True
+        self.frozen = False
         self.observed = 0
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
@@ -112,7 +112,7 @@ class ActivationQuantizer(nn.Module):
         """Return x, quantized and dequantized in mode ``quantize``."""
         if self.mode == "bypass":
             return x
-        if self.mode == "observe" or (self.training and self.tracking):
+        if self.mode == "observe" or (self.training and not self.frozen):
             self.observe(x)
         return self.repeat(self.clip(x))
 

@@ -38,9 +38,9 @@ class AllocateRanks(Callback):
     ) -> None:
         """Allocate."""
         if self.allocation.step(trainer.global_step):
-            found = self.allocation.ranks()
-            metrics = {f"{RANK}{name}": float(rank) for name, rank in found.items()}
-            metrics[TOTAL_RANK] = float(sum(found.values()))
+            ranks = self.allocation.ranks()
+            metrics = {f"{RANK}{name}": float(rank) for name, rank in ranks.items()}
+            metrics[TOTAL_RANK] = float(sum(ranks.values()))
             # Not through the module's own log, which keeps to every tenth step.
             for logger in trainer.loggers:
                 logger.log_metrics(dict(metrics), trainer.global_step)
@@ -102,10 +102,10 @@ class KeepLast(Checkpoint):
         self.saved_step = trainer.global_step or -1
 
     def _save(self, trainer: Trainer) -> None:
-        beside = self.path.with_name(f".{self.path.name}.part")
-        trainer.save_checkpoint(beside)
+        part = self.path.with_name(f".{self.path.name}.part")
+        trainer.save_checkpoint(part)
         if trainer.is_global_zero:
-            beside.replace(self.path)
+            part.replace(self.path)
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(

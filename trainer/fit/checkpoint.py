@@ -197,8 +197,8 @@ def contents(model: Network, description: Description) -> dict[str, Any]:
 
 def save(model: Network, description: Description, path: Path) -> None:
     """Write a checkpoint; the file appears whole or not at all."""
-    with atomic_write(path) as beside:
-        torch.save(contents(model, description), beside)
+    with atomic_write(path) as unfinished:
+        torch.save(contents(model, description), unfinished)
 
 
 def build(description: Description) -> Network:

@@ -1,7 +1,7 @@
 """Learning from what other networks find (knowledge distillation: Hinton et al. 2015).
 
-Teachers see the very image that the student sees, augmented alike, and tell what they find under
-every protocol, also under those that no reader drew. Networks of other kinds err differently, so
+Teachers see the very image that the student sees, augmented alike, and give logits under every
+protocol, also under those that no reader drew. Networks of other kinds err differently, so
 that the mean of several is a better teacher than each of them (Dietterich 2000).
 """
 
@@ -21,7 +21,7 @@ from cxrseg.trainer.fit.losses import bce_dice
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained network that is only asked.
+    """A trained network that learns nothing more.
 
     Attributes:
         model: float32 images [B, 1, S, S] -> logits [B, C, S / 4, S / 4], in evaluation mode.
@@ -35,7 +35,7 @@ class Teacher:
 
     @torch.no_grad()
     def logits(self, image: Tensor) -> Tensor:
-        """Return what the teacher finds.
+        """Return the teacher's logits.
 
         Args:
             image: float32 [B, 1, H, H] in [0, 1].
@@ -63,14 +63,14 @@ def load_teacher(path: Path) -> Teacher:
     return Teacher(loaded.model.requires_grad_(False), description.labels, size)
 
 
-def lesson(
+def distillation_loss(
     teachers: Sequence[Teacher], image: Tensor, logits: Tensor, labels: Sequence[str]
 ) -> Tensor:
-    """Mean loss of a student against its teachers, over images and channels that they know.
+    """Mean loss of a student against its teachers, over images and the channels that they have.
 
     Args:
-        teachers: Who is asked; each channel is taught by the mean of the logits of those who know
-            it, and one knows a channel of the student at least.
+        teachers: Each channel is taught by the mean of the logits of those that have it; one
+            teacher has a channel of the student at least.
         image: float32 [B, 1, S, S] in [0, 1], what the student saw.
         logits: Of the student, [B, C, h, w].
         labels: Names of the C channels.
@@ -85,12 +85,12 @@ def lesson(
     ]
     losses = []
     for channel, name in enumerate(labels):
-        found = [
+        targets = [
             answer[:, teacher.labels.index(name)]
             for teacher, answer in zip(teachers, answers, strict=True)
             if name in teacher.labels
         ]
-        if found:
-            target = torch.stack(found).mean(dim=0).sigmoid()
+        if targets:
+            target = torch.stack(targets).mean(dim=0).sigmoid()
             losses.append(bce_dice(logits[:, channel], target))
     return torch.cat(losses).mean()

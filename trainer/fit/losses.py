@@ -81,8 +81,8 @@ def lung_loss(
 
 
 @torch.no_grad()
-def misfiled(logits: Tensor, mask: Tensor, protocol: Tensor, labels: Sequence[str]) -> Tensor:
-    """Tell which masks the network would rather file under another protocol.
+def mislabeled(logits: Tensor, mask: Tensor, protocol: Tensor, labels: Sequence[str]) -> Tensor:
+    """Tell which masks the network finds to follow another protocol than their label says.
 
     A mask is compared, by soft Dice of the union of lungs, with what the network finds under each
     of its protocols. It means something once the network tells the protocols apart.
@@ -90,7 +90,7 @@ def misfiled(logits: Tensor, mask: Tensor, protocol: Tensor, labels: Sequence[st
     Args:
         logits: [B, C, h, w].
         mask: [B, 3, H, W] in [0, 1].
-        protocol: int64 [B], the protocol under which each mask is filed.
+        protocol: int64 [B], the protocol that each mask is labeled with.
         labels: Names of the C channels.
 
     Returns:

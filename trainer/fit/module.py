@@ -13,14 +13,14 @@ from torchmetrics import MeanMetric
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.trainer.adapt.adapters import RankAllocation, orthogonality, ranks
-from cxrseg.trainer.adapt.quantization import set_tracking
+from cxrseg.trainer.adapt.quantization import freeze_observers
 from cxrseg.trainer.fit.checkpoint import Description
-from cxrseg.trainer.fit.distillation import Teacher, lesson
-from cxrseg.trainer.fit.losses import NO_PROTOCOL, lung_loss, misfiled, union_scores
+from cxrseg.trainer.fit.distillation import Teacher, distillation_loss
+from cxrseg.trainer.fit.losses import NO_PROTOCOL, lung_loss, mislabeled, union_scores
 from cxrseg.trainer.recipe import StageRecipe
 
-SETTLED = 0.75
-"""Share of the QAT steps after which activation ranges are held."""
+FREEZE_OBSERVERS = 0.75
+"""Share of the QAT steps after which the observers of activation ranges are frozen."""
 
 DEVICES = "world_size"
 """What a checkpoint calls the number of devices that it was trained on."""
@@ -129,26 +129,26 @@ class Task(LightningModule):
         """Return the loss of a batch."""
         logits = self.model(batch["image"]).float()
         labels, protocol = self.description.labels, batch["protocol"]
-        if self.stage.skip_misfiled:
-            skipped = misfiled(logits, batch["mask"], protocol, labels)
-            self.log("misfiled", skipped.float().mean(), on_step=False, on_epoch=True)
+        if self.stage.skip_mislabeled:
+            skipped = mislabeled(logits, batch["mask"], protocol, labels)
+            self.log("mislabeled", skipped.float().mean(), on_step=False, on_epoch=True)
             protocol = protocol.masked_fill(skipped, NO_PROTOCOL)
         loss = lung_loss(logits, batch["mask"], batch["sided"], protocol, labels)
-        share = self.stage.teaching
         if self.teachers:
-            taught = lesson(self.teachers, batch["image"], logits, labels)
-            self.log("lesson", taught, on_step=False, on_epoch=True)
-            loss = (1 - share) * loss + share * taught
+            share = self.stage.distillation
+            distilled = distillation_loss(self.teachers, batch["image"], logits, labels)
+            self.log("distillation", distilled, on_step=False, on_epoch=True)
+            loss = (1 - share) * loss + share * distilled
         self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True)
         if self.allocation is not None and self.orthogonality_weight:
             loss = loss + self.orthogonality_weight * orthogonality(self.model)
         return loss
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
-        """Hold activation ranges in the last part of QAT."""
+        """Freeze the observers of activation ranges in the last part of QAT."""
         if self.description.quantization is not None:
             total = self.trainer.estimated_stepping_batches
-            set_tracking(self.model, self.global_step < SETTLED * total)
+            freeze_observers(self.model, self.global_step >= FREEZE_OBSERVERS * total)
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """Score a batch."""
@@ -167,7 +167,7 @@ class Task(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all images and devices, in the same order on every device."""
-        settled = self.allocation is None or self.allocation.is_final(self.global_step)
+        final = self.allocation is None or self.allocation.is_final(self.global_step)
         for name, mean in zip(self.mean_names, self.means, strict=True):
             value = torch.as_tensor(mean.compute())
             mean.reset()
@@ -177,7 +177,7 @@ class Task(LightningModule):
             if name == "val_dice":
                 # Below any Dice, and rising, so that early stopping waits for the final ranks.
                 waiting = value.new_tensor(-1 / (1 + self.global_step))
-                self.log("score", value if settled else waiting)
+                self.log("score", value if final else waiting)
 
     def configure_optimizers(self) -> Any:
         """AdamW with a one-cycle schedule over the whole stage."""

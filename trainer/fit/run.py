@@ -17,6 +17,7 @@ from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.trainer.data.samples import Sample, check_pair, of_split, read_samples
 from cxrseg.trainer.fit.checkpoint import MODEL
 from cxrseg.trainer.networks.sam import read_torch_file
+from cxrseg.trainer.old_names import rename_keys
 from cxrseg.trainer.recipe import Recipe, StageChoice, StageRecipe
 
 SETTINGS = "run.json"
@@ -35,7 +36,7 @@ class Run:
         recipe: All settings.
         checkpoint: Where the weights start from; None for random ones.
         stages: Which stages to run.
-        average: Checkpoints whose weights are averaged with those of `checkpoint` to start from.
+        soup: Checkpoints whose weights are averaged with those of `checkpoint` to start from.
         teachers: Checkpoints of networks to learn from besides the masks.
     """
 
@@ -44,7 +45,7 @@ class Run:
     recipe: Recipe
     checkpoint: Path | None
     stages: StageChoice
-    average: tuple[Path, ...] = field(default=(), kw_only=True)
+    soup: tuple[Path, ...] = field(default=(), kw_only=True)
     teachers: tuple[Path, ...] = field(default=(), kw_only=True)
 
     def settings(self) -> dict[str, Any]:
@@ -56,7 +57,7 @@ class Run:
             "data": [path.name for path in self.data],
             "checkpoint": None if self.checkpoint is None else self.checkpoint.name,
             "checkpoint_sha256": _sha256(self.checkpoint),
-            "average_sha256": [_sha256(path) for path in self.average] or None,
+            "soup_sha256": [_sha256(path) for path in self.soup] or None,
             "teacher_sha256": [_sha256(path) for path in self.teachers] or None,
             "stages": self.stages,
             "recipe": _lasting(self.recipe),
@@ -100,17 +101,17 @@ def check_request(run: Run) -> None:
             "adapts a trained model, and there is none",
             "give one with --checkpoint, or train from scratch with --method full",
         )
-    if run.average and run.checkpoint is None:
+    if run.soup and run.checkpoint is None:
         cause = "is averaged with the --checkpoint that the run starts from, and there is none"
-        raise CxrsegError("--average", cause, "give one")
-    for path in run.average:
+        raise CxrsegError("--soup", cause, "give one")
+    for path in run.soup:
         read_torch_file(path)
-    taught = any(stage.teaching for stage in stages_of(run))
-    if taught and not run.teachers:
-        raise CxrsegError("teaching", "the recipe has no teacher", "give one with --teacher")
-    if run.teachers and not taught:
-        cause = "is not asked: teaching is 0 in the recipe"
-        raise CxrsegError(run.teachers[0], cause, "give the stage a share of teaching, 0.5 say")
+    distills = any(stage.distillation for stage in stages_of(run))
+    if distills and not run.teachers:
+        raise CxrsegError("distillation", "the recipe needs a teacher", "give one with --teacher")
+    if run.teachers and not distills:
+        cause = "would teach nothing: distillation is 0 in the recipe"
+        raise CxrsegError(run.teachers[0], cause, "give the stage a share of distillation, say 0.5")
 
 
 def stages_of(run: Run) -> list[StageRecipe]:
@@ -145,6 +146,8 @@ def check_folder(run: Run, resume: bool) -> None:
             )
         try:
             recorded = json.loads(path.read_text(encoding="utf-8"))
+            rename_keys(recorded)
+            rename_keys(recorded["recipe"])
             # Settings that came later have their defaults in runs of before.
             recorded["recipe"] = _lasting(Recipe.model_validate(recorded["recipe"]))
             recorded.setdefault("checkpoint_sha256", settings["checkpoint_sha256"])
@@ -173,8 +176,8 @@ def record_settings(run: Run) -> None:
     except OSError as error:
         cause = f"cannot be written ({error.strerror})"
         raise CxrsegError(run.output, cause, "choose another -o") from None
-    with atomic_write(run.output / SETTINGS) as beside:
-        beside.write_text(json.dumps(run.settings(), indent=2), encoding="utf-8")
+    with atomic_write(run.output / SETTINGS) as path:
+        path.write_text(json.dumps(run.settings(), indent=2), encoding="utf-8")
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:

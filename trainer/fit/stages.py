@@ -36,7 +36,7 @@ from cxrseg.trainer.fit.run import (
     read_data,
     record_settings,
 )
-from cxrseg.trainer.fit.start import average, start_from
+from cxrseg.trainer.fit.start import model_soup, start_from
 from cxrseg.trainer.fit.training import LAST, count_steps, run_stage
 from cxrseg.trainer.networks.build import AnyArchitecture, Network
 from cxrseg.trainer.networks.lungsam import LungSAM, freeze
@@ -81,7 +81,7 @@ def first_stage(run: Run, samples: Sequence[Sample]) -> StageReport:
     else:
         model, seen = start_from(run.checkpoint, description)
         description = replace(description, images=seen)
-        average(model, [start_from(path, description)[0] for path in run.average])
+        model_soup(model, [start_from(path, description)[0] for path in run.soup])
     freeze(model.unused_modules())
     groups = [sample.group for sample in val_samples(recipe, samples)]
     penalty = recipe.adapters.orthogonality
@@ -124,12 +124,12 @@ def open_first_stage(
     if before.labels != run.recipe.channels:
         cause = f"has the labels {', '.join(before.labels)}"
         raise CxrsegError(start, cause, "stage 2 keeps labels: give the same --labels")
-    if run.stages == "2" and run.average:
+    if run.stages == "2" and run.soup:
         if before.adapters is not None:
             cause = "has adapters, which cannot be averaged unless merged"
-            remedy = "swap it with an --average that has none: those of --average are merged"
+            remedy = "swap it with a --soup that has none: those of --soup are merged"
             raise CxrsegError(start, cause, remedy)
-        average(model, [start_from(path, before)[0] for path in run.average])
+        model_soup(model, [start_from(path, before)[0] for path in run.soup])
     quantization = run.recipe.quantization
     data = summarize(samples)
     return model, replace(before, stage=2, quantization=quantization, data=data, metrics={})
@@ -288,7 +288,7 @@ def teachers_of(run: Run, stage: StageRecipe) -> list[Teacher]:
         CxrsegError: One cannot be read, or has none of the run's labels.
     """
     teachers = []
-    for path in run.teachers if stage.teaching else ():
+    for path in run.teachers if stage.distillation else ():
         teacher = load_teacher(path)
         if not set(teacher.labels) & set(run.recipe.channels):
             cause = f"has the labels {', '.join(teacher.labels)}, and none of the run's"

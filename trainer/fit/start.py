@@ -1,4 +1,4 @@
-"""Where a run's weights start from: one checkpoint, or the mean of several."""
+"""Where a run's weights start from: one checkpoint, or a model soup of several."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def select_labels(
 
 
 @torch.no_grad()
-def average(model: Network, others: Sequence[Network]) -> None:
-    """Give a network the mean weights of itself and others of its kind, in place.
+def model_soup(model: Network, others: Sequence[Network]) -> None:
+    """Give a network the uniform average of its own weights and others', in place (a model soup).
 
     Networks that were trained from a common start are often better on average than each, above all
     on images unlike those that they saw (Wortsman et al. 2022, Model soups).

@@ -16,9 +16,9 @@ from cxrseg.trainer.adapt.adapters import AdapterConfig, adapted_layers, add_ada
 from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.adapt.quantization import (
     calibrate,
+    freeze_observers,
     quantize,
     set_mode,
-    set_tracking,
     set_weight_bits,
     unquantize,
 )
@@ -209,7 +209,7 @@ def test_ranges_are_tracked_in_training_only(nano: Make, images: Tensor) -> None
     model(images)
     moved = float(first.high)
     assert moved == pytest.approx(high + 0.02 * (float(images.max()) - high), rel=1e-4)
-    set_tracking(model, False)
+    freeze_observers(model, True)
     model(images)
     assert float(first.high) == moved
 

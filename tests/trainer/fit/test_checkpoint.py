@@ -20,7 +20,7 @@ from cxrseg.trainer.adapt.adapters import AdapterConfig, adapted_layers, add_ada
 from cxrseg.trainer.adapt.quantization import calibrate, quantize
 from cxrseg.trainer.adapt.quantizers import QuantizationConfig
 from cxrseg.trainer.fit.checkpoint import FORMAT_VERSION, Description, contents, load, save
-from cxrseg.trainer.fit.start import average, float_state, select_labels, start_from
+from cxrseg.trainer.fit.start import float_state, model_soup, select_labels, start_from
 from cxrseg.trainer.networks.lungsam import LungSAM
 
 Make = Callable[..., LungSAM]
@@ -280,7 +280,7 @@ def test_start_from_merges_a_quantized_checkpoint(
 def test_average_of_weights(nano: Make) -> None:
     models = [nano(seed=seed) for seed in range(3)]
     states = [{n: v.clone() for n, v in m.state_dict().items()} for m in models]
-    average(models[0], models[1:])
+    model_soup(models[0], models[1:])
     for name, value in models[0].state_dict().items():
         wanted = sum(state[name].double() for state in states) / 3
         torch.testing.assert_close(value.double(), wanted, atol=1e-6, rtol=1e-5)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.trainer.fit.checkpoint import Description, save
-from cxrseg.trainer.fit.distillation import Teacher, lesson, load_teacher
+from cxrseg.trainer.fit.distillation import Teacher, distillation_loss, load_teacher
 from cxrseg.trainer.fit.losses import bce_dice
 from cxrseg.trainer.networks.unet import UNet, UNetArchitecture
 
@@ -34,7 +34,7 @@ augment:
   {geometry: 0, mirror: 0, crop: 0, gamma: 0, contrast: 0, noise: 0, blur: 0, occlusion: 0,
    invert: 0}
 stage1:
-  {epochs: 3, images_per_epoch: 480, batch_size: 8, lr: 0.003, decoder_lr: 0.003, teaching: 1}
+  {epochs: 3, images_per_epoch: 480, batch_size: 8, lr: 0.003, decoder_lr: 0.003, distillation: 1}
 """
 
 
@@ -53,8 +53,8 @@ def teacher(unet_file: Path) -> Teacher:
     return load_teacher(unet_file)
 
 
-def lessons(teachers: list[Teacher], image: Tensor, logits: Tensor, *labels: str) -> float:
-    return float(lesson(teachers, image, logits, labels))
+def loss_of(teachers: list[Teacher], image: Tensor, logits: Tensor, *labels: str) -> float:
+    return float(distillation_loss(teachers, image, logits, labels))
 
 
 class TestTeacher:
@@ -75,18 +75,18 @@ class TestTeacher:
     ) -> None:
         wanted = teacher.logits(images)[:, :2]
         logits = (wanted + 3).requires_grad_()
-        lesson([teacher], images, logits, BOTH[:2]).backward()
+        distillation_loss([teacher], images, logits, BOTH[:2]).backward()
         assert logits.grad is not None
         assert (logits.grad > 0).all(), "all logits are too high"
         assert all(p.grad is None for p in teacher.model.parameters())
-        losses = [lessons([teacher], images, wanted + off, *BOTH[:2]) for off in (0, 1, 3)]
+        losses = [loss_of([teacher], images, wanted + off, *BOTH[:2]) for off in (0, 1, 3)]
         assert losses == sorted(losses)
 
     def test_teaches_the_channels_in_common(self, teacher: Teacher, images: Tensor) -> None:
         logits = torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(6))
         target = teacher.logits(images)[:, 1].sigmoid()
         wanted = float(bce_dice(logits[:, 1], target).mean())
-        found = lessons([teacher], images, logits, "heart", "left_lung")
+        found = loss_of([teacher], images, logits, "heart", "left_lung")
         assert found == pytest.approx(wanted)
 
     def test_several_teach_by_the_mean_of_their_logits(
@@ -100,7 +100,7 @@ class TestTeacher:
         known_to_one = teacher.logits(images)[:, 1]
         targets = torch.stack([mean, known_to_one]).sigmoid()
         wanted = float(bce_dice(logits.transpose(0, 1).flatten(0, 1), targets.flatten(0, 1)).mean())
-        found = lessons([teacher, other], images, logits, *BOTH[:2])
+        found = loss_of([teacher, other], images, logits, *BOTH[:2])
         assert found == pytest.approx(wanted)
 
 
@@ -135,14 +135,14 @@ class TestRefusals:
         self, call_here: Call, small_data: Path, tmp_path: Path
     ) -> None:
         line = self.start(call_here, small_data, tmp_path, RECIPE)
-        assert "teaching" in line and "--teacher" in line
+        assert "distillation" in line and "--teacher" in line
 
     def test_a_teacher_without_a_share(
         self, call_here: Call, small_data: Path, unet_file: Path, tmp_path: Path
     ) -> None:
-        recipe = RECIPE.replace("teaching: 1", "teaching: 0")
+        recipe = RECIPE.replace("distillation: 1", "distillation: 0")
         line = self.start(call_here, small_data, tmp_path, recipe, "--teacher", unet_file)
-        assert str(unet_file) in line and "teaching is 0" in line
+        assert str(unet_file) in line and "distillation is 0" in line
 
     def test_a_teacher_of_other_labels(
         self, call_here: Call, small_data: Path, base_run: Path, tmp_path: Path

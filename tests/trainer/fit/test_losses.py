@@ -11,7 +11,7 @@ from cxrseg.trainer.fit.losses import (
     bce_dice,
     channels_of,
     lung_loss,
-    misfiled,
+    mislabeled,
     union_scores,
 )
 
@@ -163,22 +163,22 @@ def test_score_without_a_channel_is_nan() -> None:
     assert dice.isnan().tolist() == iou.isnan().tolist() == [True, False]
 
 
-def test_a_mask_that_fits_the_other_protocol_is_misfiled() -> None:
+def test_a_mask_that_fits_the_other_protocol_is_mislabeled() -> None:
     mask = lungs(4)
     whole = mask.clone()
     whole[:, :, 8:24, 12:20] = 1
     logits = torch.cat([60 * mask[:, :2] - 30, 60 * whole[:, :2] - 30], dim=1)
     truth = torch.stack([mask[0], whole[1], mask[2], whole[3]])
     protocol = torch.tensor([0, 0, 1, 1])
-    assert misfiled(logits, truth, protocol, BOTH).tolist() == [False, True, True, False]
+    assert mislabeled(logits, truth, protocol, BOTH).tolist() == [False, True, True, False]
     # The network may work at a quarter of the mask's size.
     small = torch.nn.functional.avg_pool2d(logits, 4)
-    assert misfiled(small, truth, protocol, BOTH).tolist() == [False, True, True, False]
+    assert mislabeled(small, truth, protocol, BOTH).tolist() == [False, True, True, False]
 
 
-def test_nothing_is_misfiled_without_another_protocol() -> None:
+def test_nothing_is_mislabeled_without_another_protocol() -> None:
     logits = -perfect(lungs(2))
-    assert not misfiled(logits, lungs(2), torch.tensor([0, 1]), FIELDS).any()
+    assert not mislabeled(logits, lungs(2), torch.tensor([0, 1]), FIELDS).any()
 
 
 def test_an_image_without_protocol_teaches_nothing() -> None:
