@@ -236,17 +236,17 @@ def draw(ceilings: Sequence[Ceiling], uses: Sequence[Use]) -> Plot:
     """
     figure, axes = blank(7, 1.2 + 0.5 * len(uses))
     axis = axes[0, 0]
-    for row, use in enumerate(uses):
-        axis.barh(row, use.rate, color=BLUE if use.integer_macs else GRAY, height=0.6)
-        label = axis.text(use.rate, row, f" {use.share:.0%} of its ceiling", va="center")
-        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
+    colors = [BLUE if use.integer_macs else GRAY for use in uses]
+    bars = axis.barh([use.title for use in uses], [use.rate for use in uses], 0.6, color=colors)
+    labels = [f"{use.share:.0%} of its ceiling" for use in uses]
+    white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    axis.bar_label(bars, labels, padding=4, bbox=white)
     for kind, color in zip(KINDS, (GRAY, ORANGE), strict=True):
         rate = peak(ceilings, kind)
         axis.axvline(rate, color=color, ls="--", label=f"{kind} ceiling, {rate:.0f} GOP/s")
-    axis.set_yticks(range(len(uses)), [use.title for use in uses])
-    axis.set_ylim(len(uses) - 0.5, -0.5)
+    axis.invert_yaxis()
     axis.set_xlabel("GOP/s")
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25 - 0.3 / len(uses)), ncols=2)
+    figure.legend(loc="outside lower center", ncols=2)
     return plot(
         PLOT,
         figure,
