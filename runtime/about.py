@@ -1,4 +1,4 @@
-"""What ``cxrseg-run --about`` tells: program, libraries, model, terms of use."""
+"""What ``cxrseg-run --about`` shows: program, libraries, model, terms of use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cxrseg.runtime.inference.session import LoadedModel, default_threads, load_
 from cxrseg.runtime.quality.reference import read_reference
 
 CODE_LICENSE = "Apache-2.0"
-"""License of cxrseg's code; the weights have their own terms, told by the model card."""
+"""License of cxrseg's code; the weights have their own terms, in the model card."""
 
 # Name for people -> module. Asked for its version, a module answers whatever its package is
 # called: OpenCV and ONNX Runtime come as several.
@@ -42,18 +42,18 @@ Fact = tuple[str, str]
 
 def libraries() -> dict[str, str]:
     """Return library -> version, ``not installed`` where it cannot be loaded."""
-    found = {}
+    versions = {}
     for name, module in _MODULES.items():
         try:
-            found[name] = str(import_module(module).__version__)
+            versions[name] = str(import_module(module).__version__)
         except ImportError:
-            found[name] = "not installed"
+            versions[name] = "not installed"
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def about(model: Path | None, device: str) -> list[str]:

@@ -144,7 +144,7 @@ _many, _watching = _option("Many images"), _option("Watching folders")
     "--skip-existing",
     is_flag=True,
     help="Resume: skip an image that has not changed since all its files were written with this"
-    " model, protocol and version of cxrseg. Its JSON report tells, so --format needs json. --csv"
+    " model, protocol and version of cxrseg. Its JSON report says so; --format needs json. --csv"
     " and --jsonl are written anew, with the numbers of skipped images from their reports. Images"
     " that failed, or that --strict withheld, are tried again.",
 )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import PROTOCOLS, Label, Protocol, labels_of
-from cxrseg.runtime.core.orientation import Orientation
+from cxrseg.runtime.core.orientation import UPRIGHT
 from cxrseg.runtime.core.preprocess import preprocess
 from cxrseg.runtime.core.radiograph import Radiograph, check_size, to_unit
 from cxrseg.runtime.core.segmentation import Segmentation
@@ -97,8 +97,8 @@ class Segmenter:
 
         Args:
             image: A file, a radiograph, or gray values [H, W], dense tissue bright: uint8 in
-                0..255, uint16 in 0..65535, other types on any linear scale. A radiograph that its
-                file tells to be mirrored or turned is turned upright for the network alone.
+                0..255, uint16 in 0..65535, other types on any linear scale. A radiograph that is
+                mirrored or turned, by its file, is turned upright for the network alone.
             name: How messages call an image that is not a file.
 
         Returns:
@@ -124,7 +124,7 @@ class Segmenter:
 
         start = perf_counter()
         # Sides are learned from where a lung stands, so the network sees every chest upright.
-        orientation = radiograph.orientation or Orientation("L", "F")
+        orientation = radiograph.orientation or UPRIGHT
         upright = np.ascontiguousarray(orientation.upright(radiograph.pixels))
         batch = preprocess(upright, self.model.card.preprocessing)[None, None]
         timings["preprocess"] = _since(start)
@@ -134,8 +134,8 @@ class Segmenter:
         timings["inference"] = _since(start)
 
         start = perf_counter()
-        tidied = clean_components(logits[self._channels], self.labels)
-        native = [upsample(channel, upright.shape) for channel in tidied]
+        cleaned = clean_components(logits[self._channels], self.labels)
+        native = [upsample(channel, upright.shape) for channel in cleaned]
         mask = label_mask(native, self.labels)
         area = {x.name: int(np.count_nonzero(mask == x.value)) for x in self.labels}
         probability = {
@@ -144,10 +144,11 @@ class Segmenter:
         }
         shares = {name: pixels / mask.size for name, pixels in area.items()}
         others = {
-            x: clean_components(logits[rows], labels_of(x)) for x, rows in self._others.items()
+            protocol: clean_components(logits[channels], labels_of(protocol))
+            for protocol, channels in self._others.items()
         }
         flags = radiograph.flags + assess(
-            upright, tidied, self.labels, shares, self.reference, radiograph.flags, others
+            upright, cleaned, self.labels, shares, self.reference, radiograph.flags, others
         )
         raised = {flag.code for flag in flags}
         timings["postprocess"] = _since(start)

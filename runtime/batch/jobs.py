@@ -24,7 +24,7 @@ class Settings:
         deidentify: As `write` takes it.
         strict: Write nothing for an image that is flagged.
         resume: Leave out an image that an earlier run has done, with the same model and settings,
-            as `earlier_report` tells; ``json`` is among the formats.
+            as `earlier_report` decides; ``json`` is among the formats.
     """
 
     formats: tuple[Format, ...] = DEFAULT_FORMATS

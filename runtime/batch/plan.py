@@ -132,7 +132,7 @@ def _key(path: Path) -> str:
     """Return one text per file, however it is spelled."""
     try:
         return os.path.normcase(path.resolve())
-    # A loop of links, or a folder that may not be entered: reading it will tell.
+    # A loop of links, or a folder that may not be entered: reading it will fail with the reason.
     except (OSError, RuntimeError):
         return os.path.normcase(path.absolute())
 

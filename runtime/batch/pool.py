@@ -25,7 +25,7 @@ def in_order(
     for what is in work, ten seconds at most.
 
     Args:
-        function: Takes an item, and a function that tells whether to give up.
+        function: Takes an item, and a function that says whether to give up.
         items: What to do; drawn from as there is room.
         workers: Number of threads.
 

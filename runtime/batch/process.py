@@ -30,7 +30,7 @@ _PRELOADED = (
 
 def preload() -> None:
     """Import what reading and writing need, before they are needed."""
-    # What cannot be imported is told where it is used.
+    # What cannot be imported fails again where it is used, with the reason.
     with suppress(Exception):
         for name in _PRELOADED:
             import_module(name)
@@ -39,7 +39,7 @@ def preload() -> None:
 def read_ahead(job: Job) -> Job:
     """Read the image of a job, so that it need not be read when the model is there.
 
-    What goes wrong is left for `process` to meet again and tell.
+    A failure is left to `process`, which meets and reports it again.
     """
     with suppress(Exception):
         if isinstance(job, Task):

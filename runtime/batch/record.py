@@ -1,4 +1,4 @@
-"""What is told of each input: its line on the terminal and its record in the tables."""
+"""What is reported of each input: its line on the terminal and its record in the tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def describe(done: Done) -> str:
-    """Return the line that tells of one image."""
+    """Return the line on the terminal of one image."""
     report = done.report
     flags = "".join(f" [flag: {flag['reason']}]" for flag in report["flags"])
     written = "nothing, --strict" if done.withheld else next(iter(done.outputs))

@@ -76,7 +76,7 @@ def earlier_owner(task: Task) -> str | None:
 
 
 def _covers(report: Report, settings: Settings) -> bool:
-    """Tell whether a report tells of all files that are wanted, and of their identity."""
+    """Tell whether a report covers all files that are wanted, with or without identity."""
     if not {*settings.formats} <= {*report["formats"]}:
         return False
     same_identity = report.get("deidentified") is settings.deidentify

@@ -1,4 +1,4 @@
-"""One run of ``cxrseg-run``: plan, load the model, do the images, tell of each."""
+"""One run of ``cxrseg-run``: plan, load the model, do the images, report each."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class RunOptions:
 
 
 def run(options: RunOptions) -> int:
-    """Plan, load the model, do the images and tell of each.
+    """Plan, load the model, do the images and report each.
 
     Returns:
         The exit code.
@@ -105,7 +105,7 @@ def run(options: RunOptions) -> int:
     Raises:
         CxrsegError: Nothing could be done at all.
     """
-    # Imported here, so that wrong usage is told at once.
+    # Imported here, so that wrong usage is reported at once.
     import onnxruntime  # noqa: F401
 
     from cxrseg.runtime.batch import plan, process, workers
@@ -131,7 +131,7 @@ def run(options: RunOptions) -> int:
     if images == 1 and not settings.resume:
         jobs = [process.read_ahead(job) for job in jobs]
     segmenter = Segmenter(loading, protocol=options.protocol)
-    _tell_not_assessed(segmenter, refuse=options.strict and not options.allow_unassessed)
+    _report_not_assessed(segmenter, refuse=options.strict and not options.allow_unassessed)
     if not gc.isenabled():
         # What the imports have made stays, so it is never looked through: 10 ms of the first image.
         gc.freeze()
@@ -139,11 +139,11 @@ def run(options: RunOptions) -> int:
     if options.output is not None:
         prepare_folder(options.output)
     if options.watch:
-        return _tell(options, _watched(options, segmenter, count))
-    return _tell(options, workers.process_all(jobs, segmenter, settings, count), len(jobs))
+        return _report(options, _watched(options, segmenter, count))
+    return _report(options, workers.process_all(jobs, segmenter, settings, count), len(jobs))
 
 
-def _tell_not_assessed(segmenter: Segmenter, refuse: bool) -> None:
+def _report_not_assessed(segmenter: Segmenter, refuse: bool) -> None:
     """Say once which flags cannot be judged for want of a quality reference, or refuse the model.
 
     Raises:
@@ -170,7 +170,7 @@ def _watched(options: RunOptions, segmenter: Segmenter, count: int) -> Outcomes:
     return watch(watcher, options.output, segmenter, options.settings, count)
 
 
-def _tell(options: RunOptions, outcomes: Outcomes, total: int = 0) -> int:
+def _report(options: RunOptions, outcomes: Outcomes, total: int = 0) -> int:
     """Print the line of each image, record it in the tables, and return the exit code."""
     code, homes = OK, set[Path]()
     with (

@@ -65,7 +65,7 @@ class _Handler(FileSystemEventHandler):
         self._root, self._news = root, news
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        # A folder is modified by whatever happens in it, which is told, too.
+        # A folder is modified by whatever happens in it, of which there is an event, too.
         if event.event_type in _NEWS and not (
             event.is_directory and event.event_type == "modified"
         ):
@@ -85,7 +85,7 @@ class Watcher:
         folders: Existing folders.
         poll: Look every few seconds, and do not rely on the system's notice of changes, of which
             network drives give none.
-        tell: Takes what goes wrong with a folder.
+        report: Takes what goes wrong with a folder.
         settle_s: Seconds for which a file must stay the same.
         list_s: Seconds between two listings.
     """
@@ -94,13 +94,13 @@ class Watcher:
         self,
         folders: Sequence[Path],
         poll: bool = False,
-        tell: Callable[[CxrsegError], None] = lambda error: None,
+        report: Callable[[CxrsegError], None] = lambda error: None,
         settle_s: float = SETTLE_S,
         list_s: float = LIST_S,
     ) -> None:
         self._roots = [folder.absolute() for folder in folders]
         self._poll = poll
-        self._tell = tell
+        self._report = report
         self._settle_s, self._list_s = settle_s, list_s
         self._news: SimpleQueue[tuple[Path, Path]] = SimpleQueue()
         self._waiting: dict[Path, _Waiting] = {}
@@ -144,12 +144,12 @@ class Watcher:
             observer = self._observers.get(root)
             if observer is None or not all(emitter.is_alive() for emitter in observer.emitters):
                 self._observe(root)
-            for found in list_images(root):
-                if isinstance(found, CxrsegError):
-                    self._tell(found)
+            for image in list_images(root):
+                if isinstance(image, CxrsegError):
+                    self._report(image)
                 else:
-                    present.add(found.path)
-                    self._see(root, found.path)
+                    present.add(image.path)
+                    self._see(root, image.path)
         if not self._lost:
             self._given = {path: x for path, x in self._given.items() if path in present}
 
@@ -172,10 +172,10 @@ class Watcher:
     def _lose(self, root: Path, error: CxrsegError) -> None:
         if root not in self._lost:
             self._lost.add(root)
-            self._tell(error)
+            self._report(error)
 
     def _hear(self) -> None:
-        """Take over what the observers have told."""
+        """Take over the events of the observers."""
         # While a file is written there is much news of it.
         news: dict[tuple[Path, Path], None] = {}
         with suppress(Empty):
@@ -185,9 +185,9 @@ class Watcher:
             if not path.is_relative_to(root) or _is_hidden(path.relative_to(root)):
                 continue
             if path.is_dir():
-                for found in list_images(path):
-                    if isinstance(found, ImageFile):
-                        self._see(root, found.path)
+                for image in list_images(path):
+                    if isinstance(image, ImageFile):
+                        self._see(root, image.path)
             elif is_image(path):
                 self._see(root, path)
 

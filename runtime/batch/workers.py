@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cxrseg.runtime.segmenter import Segmenter
 
 MAX_JOBS = 4
-"""Most images in work at once unless told otherwise: each is in memory several times over."""
+"""Most images in work at once by default: each is in memory several times over."""
 
 
 def default_workers(images: int, threads: int) -> int:

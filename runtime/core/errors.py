@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 
 class CxrsegError(Exception):
-    """A failure that the user can act on, told in one line: subject, cause, remedy.
+    """A failure that the user can act on, in one line: subject, cause, remedy.
 
     Args:
         subject: The file, option or thing at fault.

@@ -32,7 +32,7 @@ class Orientation:
     @property
     def is_upright(self) -> bool:
         """Whether the head is up and the patient's left on the right of the image."""
-        return (self.row, self.column) == ("L", "F")
+        return self == UPRIGHT
 
     def upright(self, image: NDArray[Any]) -> NDArray[Any]:
         """Turn a stored [H, W] upright; a view, [W, H] where rows run along the body."""
@@ -49,3 +49,7 @@ class Orientation:
         rows = -1 if "H" in directions else 1
         columns = -1 if "R" in directions else 1
         return image[::rows, ::columns]
+
+
+UPRIGHT = Orientation("L", "F")
+"""Head up, the patient's left on the right of the image."""

@@ -17,7 +17,7 @@ MAX_PIXELS = 100_000_000
 """Largest image accepted, in pixels; a detector plate has fewer than 20 million."""
 
 MIN_SIDE = 32
-"""Shortest side accepted, in pixels; below it no lung can be told from another."""
+"""Shortest side accepted, in pixels; below it right and left lung run together."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Spacing:
     Attributes:
         row: Distance between rows, mm.
         column: Distance between columns, mm.
-        source: The DICOM attribute that it came from, and the plane where mm are told: at the
-            detector an object looks larger than it is, by a tenth or so.
+        source: The DICOM attribute that it came from, and the plane where it holds: at the
+            detector an object is a tenth or so larger than it is.
     """
 
     row: float
@@ -42,11 +42,11 @@ class Radiograph:
 
     Attributes:
         pixels: float32 [H, W] in [0, 1], dense tissue bright, at the native size, laid as stored.
-        spacing: Pixel spacing, or None where the file does not tell (PNG and its like).
+        spacing: Pixel spacing, or None where the file has none (PNG and its like).
         provenance: Facts of the reading for the result file, e.g. ``{"format": "PNG", "bits": 8}``;
             nothing of the patient.
-        orientation: How the pixels lie in the patient; None where the file does not tell, and
-            then the image is taken for upright.
+        orientation: How rows and columns run in the patient; None where the file does not say,
+            and then the image is taken for upright.
         flags: Doubts that came up while reading; they become flags of the segmentation.
     """
 

@@ -66,7 +66,7 @@ def available_devices() -> tuple[str, ...]:
 
 
 def default_threads() -> int:
-    """Return the number of physical cores that this process may use, as far as can be told."""
+    """Return the number of physical cores that this process may use, as far as is known."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     cores = set()
@@ -254,7 +254,7 @@ def _session_on(name: str, path: Path, data: bytes, threads: int, once: bool = F
     # On Windows the variable that `cxrseg.runtime` sets does not count.
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
-    # Only fatal messages: what fails is told once, by us.
+    # Only fatal messages: a failure is reported once, by us.
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -283,7 +283,7 @@ def _computes(session: Any, provider: str) -> bool:
     """Tell whether the provider was started and computes at least a part of the model."""
     if session.get_providers()[0] != provider:
         return False
-    # Releases of ONNX Runtime before 1.24 do not tell who computes what.
+    # Releases of ONNX Runtime before 1.24 do not say which provider computes what.
     if provider == PROVIDERS["cpu"] or not hasattr(session, "get_provider_graph_assignment_info"):
         return True
     parts = session.get_provider_graph_assignment_info()
@@ -335,7 +335,7 @@ def _check_contract(session: Any, card: ModelCard, path: Path) -> None:
 def _check_port(kind: str, ports: list[Any], name: str, shape: list[int], path: Path) -> None:
     """Refuse anything but one port called `name`, float32 [N or 1, *shape]."""
     wanted = f"{name} float32 {['N', *shape]}".replace("'", "")
-    found = ", ".join(f"{port.name} {port.type} {port.shape}" for port in ports)
+    actual = ", ".join(f"{port.name} {port.type} {port.shape}" for port in ports)
     fits = (
         len(ports) == 1
         and ports[0].name == name
@@ -345,5 +345,5 @@ def _check_port(kind: str, ports: list[Any], name: str, shape: list[int], path: 
         and list(ports[0].shape[1:]) == shape
     )
     if not fits:
-        cause = f"its {kind} is not as its model card says: {found} instead of {wanted}"
+        cause = f"its {kind} is not as its model card says: {actual} instead of {wanted}"
         raise CxrsegError(path, cause, _EXPORT_AGAIN)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrseg.runtime.core.labels import Label
-from cxrseg.runtime.core.orientation import Orientation
+from cxrseg.runtime.core.orientation import UPRIGHT, Orientation
 from cxrseg.runtime.core.radiograph import Spacing
 
 
@@ -74,12 +74,12 @@ def measure(
         Sizes in pixels and, with a spacing, in mm. A length is the number of pixels that it
         crosses, so that a lung of one pixel is 1 high.
     """
-    lies = orientation or Orientation("L", "F")
-    upright = lies.upright(mask)
+    orientation = orientation or UPRIGHT
+    upright = orientation.upright(mask)
     row_mm = column_mm = None
     if spacing is not None:
         # Rows that run along the body become columns.
-        turned = lies.row not in "LR"
+        turned = orientation.row not in "LR"
         row_mm, column_mm = (
             (spacing.column, spacing.row) if turned else (spacing.row, spacing.column)
         )
@@ -106,8 +106,8 @@ def _extent(lung: NDArray[np.bool_], row_mm: float | None, column_mm: float | No
 
 def _span(line: NDArray[np.bool_]) -> int:
     """Return the distance from the first to the last True, both counted; bool [N]."""
-    found = np.flatnonzero(line)
-    return int(found[-1] - found[0] + 1) if found.size else 0
+    inside = np.flatnonzero(line)
+    return int(inside[-1] - inside[0] + 1) if inside.size else 0
 
 
 def _scaled(length: int | None, mm: float | None) -> float | None:

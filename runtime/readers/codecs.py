@@ -72,13 +72,13 @@ def is_available(syntax: str) -> bool:
 
 
 def check_coded_size(data: bytes, rows: int, columns: int) -> None:
-    """Refuse encapsulated pixel data whose own header tells another size than the DICOM header.
+    """Refuse encapsulated pixel data whose own header has another size than the DICOM header.
 
-    Decoders allocate what the former says.
+    Decoders allocate memory by the former.
 
     Args:
         data: Encapsulated pixel data of one frame.
-        rows: Height in pixels that the DICOM header tells.
+        rows: Height in pixels, by the DICOM header.
         columns: Width.
 
     Raises:
@@ -89,8 +89,8 @@ def check_coded_size(data: bytes, rows: int, columns: int) -> None:
     if size is None:
         raise UndecodableError("the compressed image is damaged")
     if size != (rows, columns):
-        told = f"{columns} x {rows}"
-        raise UndecodableError(f"the compressed image is not of the {told} pixels that it tells")
+        header = f"{columns} x {rows} pixels of the header"
+        raise UndecodableError(f"the compressed image is not of the {header}")
 
 
 def _coded_size(frame: bytes) -> tuple[int, int] | None:

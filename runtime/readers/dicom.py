@@ -28,9 +28,9 @@ from cxrseg.runtime.readers.dicom_header import (
     NOT_PROJECTION,
     OTHER_VIEWS,
     PROJECTION,
-    doubts,
-    orientation,
-    spacing,
+    header_flags,
+    read_orientation,
+    read_spacing,
     text,
 )
 from cxrseg.runtime.readers.dicom_pixels import ColorError, gray_values
@@ -77,7 +77,7 @@ def read_dicom(path: Path) -> Radiograph:
         path: The file; preamble and file meta information may be missing.
 
     Returns:
-        The radiograph, with the spacing and orientation that the file tells.
+        The radiograph, with the spacing and orientation of its header.
 
     Raises:
         CxrsegError: The file is damaged, holds no image or several, color, another modality, or
@@ -113,7 +113,7 @@ def _read(path: Path) -> Radiograph:
     _refuse_others(dataset, path)
     bits, shift = _complete(dataset)
     rows, columns = int(dataset.Rows), int(dataset.Columns)
-    # Before anything is decoded: the header alone tells the size.
+    # Before anything is decoded: the size is in the header.
     check_size(rows, columns, path)
 
     syntax = _syntax(dataset)
@@ -125,8 +125,10 @@ def _read(path: Path) -> Radiograph:
         raise ValueError(f"decoded to {list(stored.shape)}")
     gray = gray_values(dataset, np.right_shift(stored, shift) if shift else stored)
 
-    flags, lies = doubts(dataset), orientation(dataset)
-    pixels, lie = _believable(gray, dataset.PhotometricInterpretation, flags, lies)
+    flags, orientation = header_flags(dataset), read_orientation(dataset)
+    pixels, polarity_flags = _dense_bright(
+        gray, dataset.PhotometricInterpretation, flags, orientation
+    )
     view = text(dataset, "ViewPosition")
     modality = text(dataset, "Modality")
     provenance: dict[str, str | int | float] = {
@@ -142,18 +144,18 @@ def _read(path: Path) -> Radiograph:
         provenance["view"] = view
     return Radiograph(
         pixels,
-        spacing=spacing(dataset),
+        spacing=read_spacing(dataset),
         provenance=provenance,
-        orientation=lies,
-        flags=flags + lie,
+        orientation=orientation,
+        flags=flags + polarity_flags,
     )
 
 
 class _Source(io.BufferedReader):
-    """A file that gives no more than it holds, and is not read to its end if that is a bomb.
+    """A file that gives no more than it holds, and is refused if it inflates without end.
 
-    Python allocates what an element's length tells, up to 4 GiB. pydicom reads a deflated data set
-    in one piece and inflates it whatever its size.
+    Python allocates the length that an element states, up to 4 GiB. pydicom reads a deflated data
+    set in one piece and inflates it whatever its size.
     """
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -170,7 +172,7 @@ class _Source(io.BufferedReader):
                     if total > MAX_INFLATED:
                         limit = f"{MAX_INFLATED >> 20} MiB"
                         raise UndecodableError(f"it inflates to more than {limit}")
-            # Not deflated, or damaged: pydicom will tell.
+            # Not deflated, or damaged: pydicom will fail with the reason.
             except zlib.error:
                 pass
         return data
@@ -219,32 +221,32 @@ def _complete(dataset: FileDataset) -> tuple[int, int]:
 
 
 def _syntax(dataset: FileDataset) -> uid.UID:
-    """Return the transfer syntax, the one that pydicom found where the file tells none."""
-    told = dataset.file_meta.get("TransferSyntaxUID")
-    if told:
-        return uid.UID(told)
+    """Return the transfer syntax; where the file has none, the one that pydicom read it by."""
+    stated = dataset.file_meta.get("TransferSyntaxUID")
+    if stated:
+        return uid.UID(stated)
     implicit, little = dataset.original_encoding
-    found = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+    syntax = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
     if implicit:
-        found = uid.ImplicitVRLittleEndian
+        syntax = uid.ImplicitVRLittleEndian
     if dataset["PixelData"].is_undefined_length:
         raise UndecodableError("the file does not tell its compression")
-    dataset.file_meta.TransferSyntaxUID = found
-    return found
+    dataset.file_meta.TransferSyntaxUID = syntax
+    return syntax
 
 
-def _believable(
+def _dense_bright(
     gray: NDArray[np.float64],
     photometric: str,
     flags: tuple[Flag, ...],
-    lies: Orientation | None,
+    orientation: Orientation | None,
 ) -> tuple[NDArray[np.float32], tuple[Flag, ...]]:
-    """Return gray values in [0, 1], turned around with a flag if they are a chest's negative."""
+    """Return gray values in [0, 1], inverted with a flag if they are a chest's negative."""
     pixels = to_unit(gray)
     # Of a knee or of a chest from the side the score says nothing.
     if {flag.code for flag in flags} & {"other_body_part", "not_frontal_view"}:
         return pixels, ()
-    upright = pixels if lies is None else lies.upright(pixels)
+    upright = pixels if orientation is None else orientation.upright(pixels)
     score = polarity(np.ascontiguousarray(upright))
     if score >= INVERTED:
         return pixels, ()

@@ -1,4 +1,4 @@
-"""What a DICOM header tells beside the pixels: spacing, orientation and reasons for doubt."""
+"""What a DICOM header says of the image: pixel spacing, orientation, and flags."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def text(dataset: Dataset, keyword: str, index: int = 0) -> str:
     return str(values[index]).strip().upper() if index < len(values) else ""
 
 
-def spacing(dataset: Dataset) -> Spacing | None:
-    """Return the pixel spacing (PS3.3 10.7.1.3), None where the file tells none that is sane.
+def read_spacing(dataset: Dataset) -> Spacing | None:
+    """Return the pixel spacing (PS3.3 10.7.1.3), None where the file has none that can be.
 
     In this order: Pixel Spacing that was calibrated in the patient; Imager Pixel Spacing, at the
     detector or divided by the estimated magnification; Pixel Spacing that stands alone, whose
-    plane nobody told; the scanner's spacing of a film.
+    plane is unknown; the scanner's spacing of a film.
     """
     kind = text(dataset, "PixelSpacingCalibrationType")
     calibrated = f"PixelSpacing (calibrated, {kind})" if kind in ("GEOMETRY", "FIDUCIAL") else ""
@@ -103,8 +103,8 @@ def _pair(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
     return values[0], values[1]
 
 
-def orientation(dataset: Dataset) -> Orientation | None:
-    """Return how a frontal image lies by Patient Orientation, None where that tells nothing.
+def read_orientation(dataset: Dataset) -> Orientation | None:
+    """Return the orientation of a frontal image, None where Patient Orientation has none.
 
     Of an oblique direction like ``LF`` the first, the main one, counts.
     """
@@ -116,28 +116,28 @@ def orientation(dataset: Dataset) -> Orientation | None:
     return Orientation(cast(Direction, row), cast(Direction, column))
 
 
-def doubts(dataset: Dataset) -> tuple[Flag, ...]:
+def header_flags(dataset: Dataset) -> tuple[Flag, ...]:
     """Return what in the header speaks against a frontal chest X-ray for display."""
-    found = []
+    flags = []
     part = text(dataset, "BodyPartExamined")
     if part in OTHER_PARTS:
-        found.append(Flag("other_body_part", f"the file says that it shows another part: {part}"))
+        flags.append(Flag("other_body_part", f"the file says that it shows another part: {part}"))
     view = OTHER_VIEWS.get(text(dataset, "ViewPosition"))
     # Rows or columns that run between front and back are seen from the side.
     seen = {text(dataset, "PatientOrientation", i)[:1] for i in (0, 1)}
     if view is None and seen & {"A", "P"}:
         view = "a lateral view"
     if view is not None:
-        found.append(Flag("not_frontal_view", f"the file says that it is {view}"))
+        flags.append(Flag("not_frontal_view", f"the file says that it is {view}"))
     if text(dataset, "PresentationIntentType") == "FOR PROCESSING":
         reason = "the file holds raw detector values, whose contrast is not that of an X-ray"
-        found.append(Flag("for_processing", reason))
-    lies = orientation(dataset)
-    if lies is not None and not lies.is_upright:
-        row, column = (_TOWARDS[x] for x in (lies.row, lies.column))
+        flags.append(Flag("for_processing", reason))
+    orientation = read_orientation(dataset)
+    if orientation is not None and not orientation.is_upright:
+        row, column = (_TOWARDS[x] for x in (orientation.row, orientation.column))
         reason = f"the file says that its rows run to the patient's {row} and its columns to"
-        found.append(Flag("turned", f"{reason} the {column}: the lungs' sides follow that"))
-    return tuple(found)
+        flags.append(Flag("turned", f"{reason} the {column}: the lungs' sides follow that"))
+    return tuple(flags)
 
 
 _TOWARDS = {"L": "left", "R": "right", "F": "feet", "H": "head"}

@@ -90,7 +90,7 @@ class _Names:
         if folder not in self._listed:
             try:
                 names = sorted((path.name for path in folder.iterdir()), reverse=True)
-            # Missing, or may not be entered: reading the image will tell.
+            # Missing, or may not be entered: reading the image will fail with the reason.
             except OSError:
                 names = []
             self._listed[folder] = {_file_id(name): name for name in names}

@@ -122,6 +122,6 @@ def _scan_dicomdir(path: Path) -> list[ImageFile | CxrsegError]:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    # A name too long, a parent that may not be entered: reading the file will tell.
+    # A name too long, a parent that may not be entered: reading the file will fail with the reason.
     except OSError:
         return False

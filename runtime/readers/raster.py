@@ -46,7 +46,7 @@ def read_raster(path: Path) -> Radiograph:
         path: The file.
 
     Returns:
-        The radiograph, without spacing: these formats do not tell it reliably.
+        The radiograph, without spacing: these formats do not hold it reliably.
 
     Raises:
         CxrsegError: The file is damaged, too large, too small, of several pages, or none of these.
@@ -65,7 +65,7 @@ def read_raster(path: Path) -> Radiograph:
             limit = f"at most {MAX_PIXELS // 1_000_000} million pixels are accepted"
             raise CxrsegError(path, "the image is too large", limit) from error
         except MemoryError as error:
-            # A damaged PNG may tell a length of 4 GiB, which Pillow then asks for.
+            # A damaged PNG may state a length of 4 GiB, which Pillow then allocates.
             cause = "not enough memory to read the image"
             remedy = "close other programs; if that does not help, export or copy it again"
             raise CxrsegError(path, cause, remedy) from error
@@ -78,7 +78,7 @@ def read_raster(path: Path) -> Radiograph:
 
 def _decode(path: Path) -> Radiograph:
     with Image.open(path, formats=FORMATS) as image:
-        # Before anything is decoded: the header alone tells the size.
+        # Before anything is decoded: the size is in the header.
         check_size(image.height, image.width, path)
         _refuse_pages(image, path)
         inverted, top = _tiff_scale(image)

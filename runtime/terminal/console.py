@@ -84,7 +84,7 @@ def fail(error: CxrsegError) -> None:
 
 
 class SectionedCommand(click.Command):
-    """A command whose help tells its options under headings."""
+    """A command whose help lists its options under headings."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, section after section."""

@@ -1,6 +1,6 @@
 """What every DICOM object that is made from an X-ray has in common.
 
-It joins the study of the X-ray as a new series, refers to it and tells that it is not for
+It joins the study of the X-ray as a new series, refers to it and says that it is not for
 diagnosis. Its UIDs come from the X-ray's UID, the model's hash, the protocol and the version of
 cxrseg: a second run replaces the first result in an archive, and another model's stands beside it.
 """
@@ -68,7 +68,7 @@ def instance_reference(origin: Origin) -> Dataset:
 
 
 def finish(dataset: Dataset, origin: Origin) -> bytes:
-    """Fill in the patient's identity, or tell that it was removed, and return the file's bytes.
+    """Fill in the patient's identity, or say that it was removed, and return the file's bytes.
 
     Args:
         dataset: The object that highdicom made; it is changed.
@@ -78,22 +78,22 @@ def finish(dataset: Dataset, origin: Origin) -> bytes:
         The file, in the dataset's transfer syntax.
     """
     dataset.pop("SpecificCharacterSet", None)
-    # Without a position in space, how rows and columns run has to be told, empty if unknown.
-    lies = origin.pixels.get("PatientOrientation")
-    dataset.PatientOrientation = "" if lies is None else lies
+    # Without a position in space, Patient Orientation is required, empty if unknown.
+    orientation = origin.pixels.get("PatientOrientation")
+    dataset.PatientOrientation = "" if orientation is None else orientation
     for element in origin.identity:
         dataset.add(element)
     # highdicom names itself there, with a date; Software Versions says what wrote the file.
     dataset.pop("ContributingEquipmentSequence", None)
     if origin.deidentified:
-        _tell_deidentified(dataset)
+        _mark_deidentified(dataset)
     file = io.BytesIO()
     dataset.save_as(file, enforce_file_format=True)
     return file.getvalue()
 
 
-def _tell_deidentified(dataset: Dataset) -> None:
-    """Remove dates, and tell what was done (PS3.3 C.12.1, PS3.15 E.1)."""
+def _mark_deidentified(dataset: Dataset) -> None:
+    """Remove dates, and say what was done (PS3.3 C.12.1, PS3.15 E.1)."""
     for day, time in (
         ("InstanceCreationDate", "InstanceCreationTime"),
         ("DateOfSecondaryCapture", "TimeOfSecondaryCapture"),

@@ -33,7 +33,7 @@ def lungs_dcm(segmentation: Segmentation, origin: Origin) -> bytes:
     A segment is the lung (SCT 39607008, CID 7151) with its side as modifier (CID 244), of the
     category anatomical structure (SCT 91723000, CID 7150). Frames have the rows and columns of the
     X-ray, one per segment even where it is empty. A projection has no place in a patient's space,
-    so no position, orientation or spacing is given: the X-ray referred to tells what is known.
+    so no position, orientation or spacing is given: the X-ray that it refers to has what is known.
 
     Args:
         segmentation: The result; its mask is laid as the X-ray is stored.

@@ -160,7 +160,7 @@ def deidentified(origin: Origin) -> Origin:
     Names, dates and numbers are emptied. Patient ID becomes a dummy made from the study, because
     archives merge patients without one. UIDs are replaced by ones derived from them (action U):
     results of one study stay together, and who holds the X-ray can compute what they refer to;
-    who does not cannot tell. Words burned into the picture are not looked for.
+    others cannot. Text burned into the picture is not looked for.
     """
     empty = Dataset()
     for keyword in IDENTITY:

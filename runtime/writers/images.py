@@ -81,7 +81,7 @@ def rgb_png(picture: NDArray[np.uint8]) -> bytes:
 
 
 class _PngFile(io.BytesIO):
-    """A PNG in memory. Told by a name, Pillow loads this format alone; told by "PNG", six."""
+    """A PNG in memory. Given a name, Pillow loads the plugin of this format; given "PNG", six."""
 
     name = "x.png"
 

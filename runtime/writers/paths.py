@@ -16,7 +16,7 @@ Format = Literal["png", "json", "seg", "sc"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 DEFAULT_FORMATS: tuple[Format, ...] = ("png", "json")
-"""What is written unless told otherwise; works for every input."""
+"""What is written by default; works for every input."""
 
 DICOM_FORMATS: tuple[Format, ...] = ("seg", "sc")
 """Formats that belong to a study, so that only a DICOM input can have them."""
@@ -56,7 +56,7 @@ class Outputs:
     ) -> Outputs:
         """Return the outputs of `source` in `folder`, or beside it."""
         home = source.parent if folder is None else Path(folder)
-        # The last number of a DICOM identifier is no suffix: it tells the images apart.
+        # The last number of a DICOM identifier is no suffix: it distinguishes the images.
         stem = source.name if source.suffix[1:].isdigit() else source.stem
         return cls(
             lungs=home / f"{stem}{LUNGS}",

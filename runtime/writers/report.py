@@ -69,11 +69,11 @@ def make_report(
     formats: Collection[Format] = DEFAULT_FORMATS,
     deidentify: bool = False,
 ) -> Report:
-    """Return what is to be told of one result beside its mask, the lungs' sizes among it.
+    """Return the report of one result: all but the mask, with the sizes of the lungs.
 
     Args:
         segmentation: The result.
-        radiograph: The image that it was made from, which tells what is upright.
+        radiograph: The image that it was made from, with its orientation.
         source: The image file.
         formats: What is written of it.
         deidentify: As `write` takes it.

@@ -111,9 +111,14 @@ def _rounded(value: float | None, digits: int) -> float | None:
 
 def line(record: Record) -> str:
     """Return the line of JSON Lines: what the report holds, with source, status and error."""
-    told = {"source": record.source, "status": record.status, "error": record.error}
     # Like the report it begins with the program, by which our files are known.
-    data = {"program": f"{MARK} {package_version()}", **told, **record.report}
+    data = {
+        "program": f"{MARK} {package_version()}",
+        "source": record.source,
+        "status": record.status,
+        "error": record.error,
+        **record.report,
+    }
     return json.dumps(data, allow_nan=False) + "\n"
 
 
@@ -139,8 +144,8 @@ def summary(
             adds.append(stack.enter_context(json_lines(lines, append)))
 
         def add(record: Record) -> None:
-            for each in adds:
-                each(record)
+            for add_to_file in adds:
+                add_to_file(record)
 
         yield add
 
@@ -150,10 +155,9 @@ def csv_table(path: Path) -> Iterator[Add]:
     """Give a function that adds rows to a table, written when the block ends, and when it fails.
 
     The rows of an interrupted run are complete: Ctrl-C costs those of the images in work, and of
-    images that were done while one before them was in work. The file is
-    CSV (RFC 4180) in UTF-8 with a byte order mark, which spreadsheets need to tell it. Text that a
-    spreadsheet would run as a formula gets an apostrophe before it, and characters that are not
-    printable become ``?``.
+    images that were done while one before them was in work. The file is CSV (RFC 4180) in UTF-8
+    with a byte order mark, by which spreadsheets recognize it. Text that a spreadsheet would run as
+    a formula gets an apostrophe before it, and characters that are not printable become ``?``.
 
     Raises:
         CxrsegError: The file exists and is no earlier table of cxrseg, or it cannot be written.
@@ -189,13 +193,13 @@ def json_lines(path: Path, append: bool = False) -> Iterator[Add]:
     Args:
         path: The file, ASCII.
         append: Keep the lines that are there. What an earlier run did gets a line only if it has
-            none that tells of success; a line that a kill cut off is removed.
+            none of a success; a line that a kill cut off is removed.
 
     Raises:
         CxrsegError: The file exists and is no earlier one of cxrseg, or it cannot be written.
     """
     _check(path, "--jsonl", "of cxrseg's JSON Lines", f'{{"program": "{MARK} '.encode())
-    with _told(path, "--jsonl"):
+    with _file_errors(path, "--jsonl"):
         known = _known(path) if append else set()
         # Unbuffered: a line goes to the system whole, and at once.
         file = path.open("ab" if append else "wb", buffering=0)
@@ -205,7 +209,7 @@ def json_lines(path: Path, append: bool = False) -> Iterator[Add]:
             if record.earlier and record.source in known:
                 return
             rest = line(record).encode("ascii")
-            with _told(path, "--jsonl"):
+            with _file_errors(path, "--jsonl"):
                 while rest:
                     rest = rest[file.write(rest) :]
 
@@ -213,7 +217,7 @@ def json_lines(path: Path, append: bool = False) -> Iterator[Add]:
 
 
 def _known(path: Path) -> set[str]:
-    """Return the sources whose lines tell of success, and cut off an incomplete last line."""
+    """Return the sources that have a line of success, and cut off an incomplete last line."""
     known: set[str] = set()
     if not path.exists():
         return known
@@ -235,7 +239,7 @@ def _known(path: Path) -> set[str]:
 def _check(path: Path, option: str, kind: str, start: bytes) -> None:
     """Refuse, before anything is computed, a path that cannot become the file."""
     remedy = f"choose another name with {option}"
-    with _told(path, option, "read"):
+    with _file_errors(path, option, "read"):
         if path.is_dir():
             raise CxrsegError(path, "is a folder, not a file", remedy)
         if not path.parent.is_dir():
@@ -251,7 +255,7 @@ def _check(path: Path, option: str, kind: str, start: bytes) -> None:
 
 
 @contextmanager
-def _told(path: Path, option: str, verb: str = "written") -> Iterator[None]:
+def _file_errors(path: Path, option: str, verb: str = "written") -> Iterator[None]:
     """Turn the system's errors into ours."""
     try:
         yield

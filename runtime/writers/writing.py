@@ -117,6 +117,6 @@ def _is_foreign(path: Path) -> bool:
     try:
         # An empty file, which a power failure may leave, is nobody's loss.
         return path.is_file() and path.stat().st_size > 0 and not is_ours(path)
-    # A name too long, a folder that may not be entered: writing will tell.
+    # A name too long, a folder that may not be entered: writing will fail with the reason.
     except OSError:
         return False

@@ -38,7 +38,7 @@ class Given:
         self.told: list[CxrsegError] = []
         self._queue: SimpleQueue[ImageFile] = SimpleQueue()
         self._ended = ended
-        watcher = watch.Watcher(folders, tell=self.told.append, settle_s=SETTLE_S, **options)
+        watcher = watch.Watcher(folders, report=self.told.append, settle_s=SETTLE_S, **options)
         self._thread = threading.Thread(target=self._run, args=(watcher,), daemon=True)
         self._thread.start()
 
