@@ -19,7 +19,7 @@ from cxrseg.benchmarks.accuracy.intervals import Values, bootstrap_interval
 from cxrseg.benchmarks.accuracy.metrics import Mask, check_masks
 from cxrseg.benchmarks.accuracy.picture import reduced
 from cxrseg.benchmarks.accuracy.scoring import read_reference
-from cxrseg.benchmarks.accuracy.summary import DIGITS, grouped
+from cxrseg.benchmarks.accuracy.summary import grouped, rounded
 from cxrseg.benchmarks.harness.parameters import PATH, argument, option
 from cxrseg.benchmarks.harness.plots import blank, plot, styled
 from cxrseg.benchmarks.harness.result import Plot, Result, Table
@@ -146,12 +146,14 @@ def ssim(options: Options) -> Result:
         plots=[draw(maps, names)] if maps else [],
         definitions=DEFINITIONS,
         images=[
-            {
-                "image": each.sample.name,
-                **({by: each.sample.row[by]} if by else {}),
-                "ours": round(each.ours, DIGITS),
-                "baseline": round(each.baseline, DIGITS),
-            }
+            rounded(
+                {
+                    "image": each.sample.name,
+                    **({by: each.sample.row[by]} if by else {}),
+                    "ours": each.ours,
+                    "baseline": each.baseline,
+                }
+            )
             for each in found
         ],
     )
@@ -222,17 +224,18 @@ def summarize(found: Sequence[Similarity], seed: int) -> dict[str, Any]:
     """
     differences = np.array([each.difference for each in found])
     patients = [each.sample.patient for each in found]
-    interval = bootstrap_interval(differences, patients, seed)
-    return {
-        "images": len(found),
-        "patients": len({*patients}),
-        "ours": round(float(np.mean([each.ours for each in found])), DIGITS),
-        "baseline": round(float(np.mean([each.baseline for each in found])), DIGITS),
-        "difference": round(float(differences.mean()), DIGITS),
-        "ci95": interval and [round(bound, DIGITS) for bound in interval],
-        "better": int(np.count_nonzero(differences > 0)),
-        "worse": int(np.count_nonzero(differences < 0)),
-    }
+    return rounded(
+        {
+            "images": len(found),
+            "patients": len({*patients}),
+            "ours": float(np.mean([each.ours for each in found])),
+            "baseline": float(np.mean([each.baseline for each in found])),
+            "difference": float(differences.mean()),
+            "ci95": bootstrap_interval(differences, patients, seed),
+            "better": int(np.count_nonzero(differences > 0)),
+            "worse": int(np.count_nonzero(differences < 0)),
+        }
+    )
 
 
 def _cells(name: str, group: dict[str, Any]) -> list[str]:

@@ -99,7 +99,7 @@ class Summary:
         """Return plain data for JSON, the measures of the union beside the counts."""
         plain = asdict(self)
         union, lungs, mislabeled = (plain.pop(name) for name in ("union", "lungs", "mislabeled"))
-        return {**plain, **(mislabeled or {}), **union, "lungs": lungs or None}
+        return rounded({**plain, **(mislabeled or {}), **union, "lungs": lungs or None})
 
 
 def summaries(scores: Sequence[Score], by: str | None, seed: int = 0) -> dict[str, Summary]:
@@ -170,16 +170,15 @@ def _figures(agreements: Sequence[Agreement], patients: Sequence[str], seed: int
 
 
 def _spread(values: Sequence[float], patients: Sequence[str], seed: int) -> Spread:
-    interval = bootstrap_interval(values, patients, seed)
-    p5, median, p95 = np.percentile(values, (5, 50, 95))
+    p5, median, p95 = (float(value) for value in np.percentile(values, (5, 50, 95)))
     return Spread(
         images=len(values),
-        mean=round(float(np.mean(values)), DIGITS),
-        sd=round(float(np.std(values, ddof=1)), DIGITS) if len(values) > 1 else 0.0,
-        median=round(float(median), DIGITS),
-        p5=round(float(p5), DIGITS),
-        p95=round(float(p95), DIGITS),
-        ci95=None if interval is None else (round(interval[0], DIGITS), round(interval[1], DIGITS)),
+        mean=float(np.mean(values)),
+        sd=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+        median=median,
+        p5=p5,
+        p95=p95,
+        ci95=bootstrap_interval(values, patients, seed),
     )
 
 
@@ -188,11 +187,23 @@ def _mislabeled(scores: Sequence[Score]) -> Mislabeled | None:
         return None
     mislabeled = [score.union.dice for score in scores if score.mislabeled]
     others = [score.union.dice for score in scores if not score.mislabeled]
-    return Mislabeled(len(mislabeled), _mean(mislabeled), _mean(others))
+    means = [float(np.mean(values)) if values else None for values in (mislabeled, others)]
+    return Mislabeled(len(mislabeled), *means)
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return round(float(np.mean(values)), DIGITS) if values else None
+def rounded(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain data, for JSON, with every float in it rounded to `DIGITS`."""
+    return {name: _rounded(value) for name, value in plain.items()}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, DIGITS)
+    if isinstance(value, Mapping):
+        return rounded(value)
+    if isinstance(value, (list, tuple)):
+        return [_rounded(part) for part in value]
+    return value
 
 
 def worst(scores: Sequence[Score], count: int = WORST) -> list[int]:

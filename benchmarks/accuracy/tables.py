@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from cxrseg.benchmarks.accuracy.scoring import MIN_FOUND, Agreement, Score
-from cxrseg.benchmarks.accuracy.summary import DIGITS, Figures, Spread, Summary, worst
+from cxrseg.benchmarks.accuracy.scoring import MIN_FOUND, Score
+from cxrseg.benchmarks.accuracy.summary import Figures, Spread, Summary, rounded, worst
 from cxrseg.benchmarks.harness.result import Table
 
 _HEADER = ("Dice", "95 % CI", "median", "5th pct.", "IoU", "NSD", "HD95 px", "95th pct.", "ASSD px")
@@ -150,21 +150,16 @@ def image_row(score: Score, by: str | None) -> dict[str, Any]:
         does not tell sides; ``swapped`` is then None too. Distances in mm are None where the
         spacing is not known. ``dice_other`` is there where mislabeled masks were looked for.
     """
-    checked = {} if score.dice_other is None else {"dice_other": round(score.dice_other, DIGITS)}
-    return {
-        "image": score.image,
-        **({by: score.group} if by else {}),
-        **_rounded(score.union),
-        **checked,
-        "lungs": {side: _rounded(lung) for side, lung in score.lungs.items()} or None,
-        "swapped": score.swapped if score.lungs else None,
-        "missing": list(score.missing),
-        "flags": list(score.flags),
-    }
-
-
-def _rounded(agreement: Agreement) -> dict[str, float | None]:
-    return {
-        name: None if value is None else round(value, DIGITS)
-        for name, value in asdict(agreement).items()
-    }
+    checked = {} if score.dice_other is None else {"dice_other": score.dice_other}
+    return rounded(
+        {
+            "image": score.image,
+            **({by: score.group} if by else {}),
+            **asdict(score.union),
+            **checked,
+            "lungs": {side: asdict(lung) for side, lung in score.lungs.items()} or None,
+            "swapped": score.swapped if score.lungs else None,
+            "missing": score.missing,
+            "flags": score.flags,
+        }
+    )
