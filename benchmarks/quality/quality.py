@@ -149,7 +149,7 @@ def quality(options: Options) -> Result:
                 "thresholds": thresholds(segmenter),
                 "not_assessed": list(segmenter.not_assessed),
             },
-            "images": {
+            "dataset": {
                 **csv_facts(options.data, options, len(images)),
                 "suspects": [folder.name for folder in options.suspects],
             },

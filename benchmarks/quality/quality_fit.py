@@ -114,7 +114,7 @@ def quality_fit(options: Options) -> Result:
         f"{path.name} on {options.data.name}, splits {' and '.join(FITTED_SPLITS)}",
         {
             "model": model_facts(path, model),
-            "images": {
+            "dataset": {
                 **_file_facts(options.data),
                 "images": len(images),
                 "suspects": [folder.name for folder in options.suspects],

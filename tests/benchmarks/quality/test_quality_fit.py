@@ -53,7 +53,7 @@ def test_fit_writes_a_model_that_carries_its_reference(bench: Bench, tmp_path: P
     reference = Reference.from_json(text)
     assert reference.images == 56 and reference.protocols == ("fields", "whole")
     data = json.loads(output.read_text())["data"]
-    assert data["images"]["images"] == 56
+    assert data["dataset"]["images"] == 56
     for protocol in reference.protocols:
         found = reference.limits[protocol]
         assert {*found} == {*FITTED}
