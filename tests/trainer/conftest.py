@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,13 @@ from cxrseg.trainer.networks.lungsam import LungSAM
 from cxrseg.trainer.networks.sam import ARCHITECTURES
 
 FIELDS = ("right_lung", "left_lung")
+
+RECIPE = """
+model: vit_n
+image_size: 64
+method: full
+data: {workers: 0}
+"""
 
 MakeNano = Callable[..., LungSAM]
 
@@ -47,3 +55,15 @@ def nano() -> MakeNano:
 def images() -> torch.Tensor:
     """Return float32 [2, 1, 64, 64] in [0, 1]."""
     return torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a recipe for a quick run with more lines added."""
+
+    def write(more: str = "") -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(RECIPE + more)
+        return path
+
+    return write
