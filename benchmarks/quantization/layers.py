@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from cxrseg.export.graph.passes import constant, dequantized
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.model_card import METADATA_KEY, ModelCard
 
 PRODUCTS = ("Gemm", "MatMul", "Conv")
 
@@ -62,7 +61,7 @@ def pair_layers(reference: ir.Model, integer: ir.Model, path: Path) -> list[Laye
 
     Args:
         reference: Model of the FP32 file.
-        integer: Model of the INT8 file, its card inside.
+        integer: Model of the INT8 file.
         path: The INT8 file, for messages.
 
     Returns:
@@ -74,8 +73,7 @@ def pair_layers(reference: ir.Model, integer: ir.Model, path: Path) -> list[Laye
     products = [node for node in integer.graph if _is_integer(node)]
     if not products:
         raise CxrsegError(path, "has no INT8 layer", "give a file of cxrseg-export")
-    card = ModelCard.from_json(integer.metadata_props[METADATA_KEY])
-    exact = _attention_products(reference, card) | _products_with_weights(reference)
+    exact = _attention_products(reference) | _products_with_weights(reference)
     matches = [(exact.get(str(node.name)), node) for node in products]
     pairs = [_pair(node, match, path) for match, node in matches if match is not None]
     if 2 * len(pairs) < len(products):
@@ -88,13 +86,15 @@ def _is_integer(node: ir.Node) -> bool:
     return node.op_type in PRODUCTS and all(dequantized(v) is not None for v in node.inputs[:2])
 
 
-def _attention_products(model: ir.Model, card: ModelCard) -> dict[str, ir.Node]:
-    """Return name -> product of two activations; the card lists the attentions in their order."""
-    attentions = [name for name in card.precision if name.endswith(".matmul")]
-    softmaxes = [node for node in model.graph if node.op_type == "Softmax"]
+def _attention_products(model: ir.Model) -> dict[str, ir.Node]:
+    """Return name -> product of two activations, as in `cxrseg.trainer.adapt.layer_table`.
+
+    The encoder's attentions come before the decoder's, whose names no INT8 layer has.
+    """
     products: dict[str, ir.Node | None] = {}
-    for name, softmax in zip(attentions, softmaxes, strict=False):
-        scores = softmax.inputs[0]
+    softmaxes = (node for node in model.graph if node.op_type == "Softmax")
+    for block, softmax in enumerate(softmaxes):
+        name, scores = f"image_encoder.blocks.{block}.attn.matmul", softmax.inputs[0]
         users = [user for user, _ in softmax.outputs[0].uses()]
         products[f"{name}.scores"] = scores.producer() if scores is not None else None
         products[f"{name}.mix"] = users[0] if users else None

@@ -92,9 +92,10 @@ class Rounding:
         weights: Number of weights.
         errors: Moments of the errors, INT8 minus FP32.
         in_steps: The same in steps of each weight's channel.
-        correlation: Pearson's r of FP32 and INT8 weights, on the sample like all that follows.
+        correlation: Pearson's r of FP32 and INT8 weights.
         slope: Of the regression of INT8 on FP32 weights.
-        normality_p: p of D'Agostino and Pearson's test that the errors are normal.
+        normality_p: p of D'Agostino and Pearson's test that the errors are normal, on the sample
+            like all that follows.
         distances: Kolmogorov-Smirnov distance, 0 to 1, from the fitted normal (``normal``); of the
             errors in steps from the fitted normal (``steps_normal``) and from a uniform one within
             half a step (``steps_uniform``).
@@ -138,15 +139,15 @@ def rounding_of(layers: Mapping[str, Weights], seed: int = 0) -> Rounding:
     """
     parts = {name: _flat(weights) for name, weights in layers.items()}
     errors, in_steps = (_moments([part[row] for part in parts.values()]) for row in (1, 2))
+    correlation, slope = _regression(list(parts.values()))
     sample = _sample(list(parts.values()), seed)
-    line = stats.linregress(sample[0], sample[0] + sample[1])
     return Rounding(
         layers=tuple(_layer_error(name, part, layers[name].step) for name, part in parts.items()),
         weights=sum(part.shape[1] for part in parts.values()),
         errors=errors,
         in_steps=in_steps,
-        correlation=float(line.rvalue),
-        slope=float(line.slope),
+        correlation=correlation,
+        slope=slope,
         normality_p=float(stats.normaltest(sample[1]).pvalue) if errors.sd else 1.0,
         distances=_distances(sample, errors, in_steps),
         deciles=_deciles(sample),
@@ -182,6 +183,16 @@ def _moments(parts: Sequence[Float]) -> Moments:
         return Moments(mean, 0.0, 0.0, 0.0)
     sd = second**0.5
     return Moments(mean, sd, third / sd**3, fourth / second**2 - 3)
+
+
+def _regression(parts: Sequence[Float]) -> tuple[float, float]:
+    """Return Pearson's r of the weights in both files, and the slope of INT8 on FP32 weights."""
+    sizes = [part.shape[1] for part in parts]
+    pairs = [np.stack([part[0], part[0] + part[1]]).astype(np.float64) for part in parts]
+    mean = np.average([pair.mean(axis=1) for pair in pairs], axis=0, weights=sizes)
+    centered = (pair - mean[:, None] for pair in pairs)
+    (exact, both), (_, rounded) = sum(pair @ pair.T for pair in centered)
+    return float(both / np.sqrt(exact * rounded)), float(both / exact)
 
 
 def _sample(parts: Sequence[Float], seed: int) -> NDArray[np.float64]:
