@@ -93,17 +93,25 @@ def agreement(options: Options) -> Result:
     images, dataset = list_images(options)
     threads = options.threads or default_threads()
     opened, failed = open_devices(options.model, threads)
+    for error in failed.values():
+        fail(error)
     reference = opened[REFERENCE]
     trained = open_checkpoint(options, reference.card)
     if trained is None and len(opened) == 1:
-        _refuse(failed)
+        raise CxrsegError(
+            "cxrseg-bench agreement",
+            "nothing to compare: no execution provider but the CPU's works here",
+            "install onnxruntime-openvino in a virtual environment of its own, or give"
+            " --checkpoint",
+        )
     backends = backends_of(opened, trained)
     cpu = backends.pop(reference.provider)
     pairs = compare_all(backends, (reference.provider, cpu), images, reference.card)
     speeds = _speeds(options, list(opened.values()), images[0][1], threads)
-    errors = [*failed.values(), *idle(speeds), *complaints(pairs, SAME_NETWORK)]
+    errors = [*idle(speeds), *complaints(pairs, SAME_NETWORK)]
     for error in errors:
         fail(error)
+    passed = not errors and not failed
     return Result(
         title=f"{options.model.name} on {len(images)} images of {options.images.name}",
         data={
@@ -117,10 +125,12 @@ def agreement(options: Options) -> Result:
                 "limits": asdict(SAME_NETWORK),
             },
             "dataset": dataset,
-            "pairs": [pair.to_dict() for pair in pairs],
+            "pairs": [
+                {"first": pair.first, "second": pair.second, **pair.figures()} for pair in pairs
+            ],
             "latency": [asdict(speed) for speed in speeds],
             "failed": {device: str(error) for device, error in failed.items()},
-            "passed": not errors,
+            "passed": passed,
         },
         tables=[pairs_table(pairs), speeds_table(speeds, failed)],
         definitions=(
@@ -130,17 +140,7 @@ def agreement(options: Options) -> Result:
             " time / time. Nodes: parts of the graph that the provider runs, and that others do."
         ),
         images=shares_of_images(pairs),
-        passed=not errors,
-    )
-
-
-def _refuse(failed: Mapping[str, CxrsegError]) -> None:
-    for error in failed.values():
-        fail(error)
-    raise CxrsegError(
-        "cxrseg-bench agreement",
-        "nothing to compare: no execution provider but the CPU's works here",
-        "install onnxruntime-openvino in a virtual environment of its own, or give --checkpoint",
+        passed=passed,
     )
 
 

@@ -74,11 +74,7 @@ def emulation(options: Options) -> Result:
     ]
     return Result(
         title="Emulated CPUs",
-        data={
-            "comparisons": [
-                {"cpu": pair.first, "images": len(pair.shares), **pair.to_dict()} for pair in pairs
-            ]
-        },
+        data={"comparisons": [{"cpu": pair.first, **pair.figures()} for pair in pairs]},
         tables=[Table(["emulated CPU", "images", "mean agreement", "worst image"], rows)],
         images=shares_of_images(pairs),
         passed=all(pair.worst >= ENOUGH for pair in pairs),

@@ -49,11 +49,10 @@ class Pair:
         """Name of the image with the lowest share; the first of equal ones."""
         return min(self.shares, key=lambda each: each[1])[0]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return names and summary figures as plain data."""
+    def figures(self) -> dict[str, Any]:
+        """Return number of images and figures over all of them as plain data."""
         return {
-            "first": self.first,
-            "second": self.second,
+            "images": len(self.shares),
             "mean": round(self.mean, _DIGITS),
             "worst": round(self.worst, _DIGITS),
             "worst_image": self.worst_image,
