@@ -24,10 +24,14 @@ def test_version_and_help_load_nothing_heavy(flag: str) -> None:
 
 
 UNUSED = {
+    "PIL.ImageOps",
+    "PIL.TiffImagePlugin",
     "concurrent.futures",
+    "csv",
     "cxrseg.runtime.batch.pool",
     "cxrseg.runtime.batch.resume",
     "cxrseg.runtime.batch.watch",
+    "cxrseg.runtime.writers.tables",
     "email",
     "imagecodecs",
     "importlib.metadata",
