@@ -22,7 +22,7 @@ from cxrseg.runtime.core.segmentation import Segmentation
 from cxrseg.runtime.inference.devices import AUTO, PROVIDERS
 from cxrseg.runtime.inference.postprocess import clean_components, label_mask, upsample
 from cxrseg.runtime.inference.session import LoadedModel, Loading
-from cxrseg.runtime.models import default_model
+from cxrseg.runtime.models.shipped import default_model
 from cxrseg.runtime.quality.assess import assess, not_assessed
 from cxrseg.runtime.quality.reference import read_reference
 from cxrseg.runtime.readers.reading import read

@@ -110,7 +110,7 @@ def run(options: RunOptions) -> int:
 
     from cxrseg.runtime.batch import plan, process, workers
     from cxrseg.runtime.inference.session import Loading, default_threads
-    from cxrseg.runtime.models import default_model
+    from cxrseg.runtime.models.shipped import default_model
 
     settings = options.settings
     jobs = [] if options.watch else plan.plan(options.inputs, options.output, settings)

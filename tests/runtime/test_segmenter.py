@@ -112,7 +112,7 @@ def test_array_that_is_no_image_is_refused(model_file, array: np.ndarray) -> Non
 
 
 def test_installation_without_a_model_says_so(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("cxrseg.runtime.models.__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("cxrseg.runtime.models.shipped.__file__", str(tmp_path / "shipped.py"))
     with pytest.raises(CxrsegError, match="holds no model file"):
         Segmenter()
     (tmp_path / DEFAULT_MODEL).write_bytes(b"x")
