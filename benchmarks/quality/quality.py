@@ -22,7 +22,7 @@ from cxrseg.export.reference.images import SourceImage, read_images
 from cxrseg.runtime.core.labels import PROTOCOLS, Protocol
 from cxrseg.runtime.core.segmentation import Segmentation
 from cxrseg.runtime.inference.session import default_threads
-from cxrseg.runtime.quality.assess import judged_protocol
+from cxrseg.runtime.quality.outline_flags import judged_protocol
 from cxrseg.runtime.quality.rules import RULES
 from cxrseg.runtime.readers.folders import find_images
 from cxrseg.runtime.readers.reading import read
@@ -122,7 +122,7 @@ def quality(options: Options) -> Result:
 
     MODEL is a file written by cxrseg-export; by default the one that ships with cxrseg. Figures
     are given per value of the column source. The limits come from the model's quality reference,
-    which cxrseg-bench quality-fit fits, never to the split test.
+    which cxrseg-bench quality-fit fits to the splits train and val, never to test.
 
     Rows of the split external are evaluated with --split external alone.
     """

@@ -9,7 +9,7 @@ import numpy as np
 
 from cxrseg.export.reference.observe import Observation
 from cxrseg.runtime.core.labels import Protocol
-from cxrseg.runtime.quality.assess import cut_rule
+from cxrseg.runtime.quality.outline_flags import cut_rule
 from cxrseg.runtime.quality.reference import ReferenceStatistics
 from cxrseg.runtime.quality.rules import RULES
 

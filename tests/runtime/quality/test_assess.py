@@ -14,6 +14,7 @@ from cxrseg.runtime.core.flags import Flag
 from cxrseg.runtime.core.labels import PROTOCOLS, Protocol, labels_of
 from cxrseg.runtime.core.orientation import Orientation
 from cxrseg.runtime.quality import assess as quality
+from cxrseg.runtime.quality.outline_flags import _fragmented
 from cxrseg.runtime.quality.reference import Reference
 from cxrseg.runtime.quality.rules import RULES
 from cxrseg.runtime.readers import read
@@ -233,7 +234,7 @@ def test_uncovered_protocol_is_judged_by_the_image_alone() -> None:
 def test_pieces() -> None:
     mask = np.zeros((64, 64), np.uint8)
     mask[10:30, 10:20], mask[40:50, 10:20], mask[10:50, 40:50] = 1, 1, 2
-    (flag,) = quality._fragmented(mask, FIELDS)
+    (flag,) = _fragmented(mask, FIELDS)
     assert flag.code == "fragmented" and "right lung" in flag.reason
     assert flag.value == pytest.approx(1 / 3) and flag.threshold == RULES["fragmented"].limit
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cxrseg.runtime.quality import features
-from cxrseg.runtime.quality.assess import cut_rule
+from cxrseg.runtime.quality.outline_flags import cut_rule
 from helpers import phantoms
 
 
