@@ -191,7 +191,7 @@ def _regression(parts: Sequence[Float]) -> tuple[float, float]:
     pairs = [np.stack([part[0], part[0] + part[1]]).astype(np.float64) for part in parts]
     mean = np.average([pair.mean(axis=1) for pair in pairs], axis=0, weights=sizes)
     centered = (pair - mean[:, None] for pair in pairs)
-    (exact, both), (_, rounded) = sum(pair @ pair.T for pair in centered)
+    (exact, both), (_, rounded) = np.sum([pair @ pair.T for pair in centered], axis=0)
     return float(both / np.sqrt(exact * rounded)), float(both / exact)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,9 +51,6 @@ def dice_roll(options: Options) -> Result:
         images=[{"roll": roll} for roll in rolls],
         passed=float(np.mean(rolls)) <= options.most,
     )
-
-
-Call = Callable[..., int]
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ Bench = Callable[..., Any]
 
 @pytest.fixture
 def pairs(exports: Path) -> dict[str, LayerPair]:
-    models = (ir.load(exports / f"{name}.onnx") for name in ("fp32", "int8"))
-    return {pair.name: pair for pair in pair_layers(*models, exports / "int8.onnx")}
+    exact, integer = (ir.load(exports / f"{name}.onnx") for name in ("fp32", "int8"))
+    return {pair.name: pair for pair in pair_layers(exact, integer, exports / "int8.onnx")}
 
 
 def test_weights_are_those_of_the_network(
