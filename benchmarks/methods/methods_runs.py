@@ -16,6 +16,7 @@ from cxrseg.export.graph.compile import compile_model
 from cxrseg.export.graph.files import atomic_outputs, digest, save
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.model_card import METADATA_KEY, ModelCard
+from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.data.loaders import evenly
 from cxrseg.trainer.data.samples import Sample, of_split
 from cxrseg.trainer.fit.checkpoint import MODEL, load
@@ -172,7 +173,7 @@ def export_row(plan: Plan, row: Row, seed: int) -> dict[Precision, Path]:
         loaded = load(checkpoint)
         for name in missing:
             with atomic_outputs(files[name]) as beside:
-                save(compile_model(loaded, name).graph, beside)
+                save(compile_model(loaded, name, layer_table(loaded.model)).graph, beside)
     return files
 
 
