@@ -99,7 +99,7 @@ class StageRecipe(_Settings):
     """One stage of training.
 
     Attributes:
-        epochs: Number of epochs.
+        epochs: Number of epochs; 0 in stage 2 calibrates to INT8 without training (PTQ).
         images_per_epoch: Images drawn for an epoch; 0 for as many as there are.
         batch_size: Images per step and device.
         lr: Peak learning rate of the encoder or its adapters.
@@ -116,7 +116,7 @@ class StageRecipe(_Settings):
             average, in place of the distance from the masks; 0 for none.
     """
 
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(20, ge=0)
     images_per_epoch: int = Field(0, ge=0)
     batch_size: int = Field(16, ge=1)
     lr: float = Field(1e-3, gt=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -139,6 +139,7 @@ def second_stage(run: Run, samples: Sequence[Sample], start: Path) -> StageRepor
     """Train what will be shipped: int8 weights seen with their adapters merged.
 
     Singular values and ranks are held; P and Q of the adapters and the decoder go on learning.
+    Without epochs the network is calibrated alone, which is post-training quantization.
 
     Args:
         run: The run.
@@ -206,17 +207,12 @@ def prepare_quantization(
     return replace(description, quantization=config, sensitivity=sensitivity)
 
 
-Second = Callable[[Run, Sequence[Sample], Path], StageReport]
-
-
-def train(run: Run, resume: bool, second: Second = second_stage) -> list[StageReport]:
+def train(run: Run, resume: bool) -> list[StageReport]:
     """Run the stages that are still to do and write ``model.ckpt``.
 
     Args:
         run: What to do.
         resume: Go on with the run in its folder.
-        second: Stage 2: run, samples and checkpoint of a stage 1 -> report; ends with
-            `finish_stage`.
 
     Returns:
         A report for each stage that ran in this call.
@@ -241,7 +237,7 @@ def train(run: Run, resume: bool, second: Second = second_stage) -> list[StageRe
         reports.append(first_stage(run, samples))
     if run.stages in ("2", "all") and not two.is_file():
         start = run.checkpoint if run.stages == "2" and run.checkpoint else one
-        reports.append(second(run, samples, start))
+        reports.append(second_stage(run, samples, start))
     final = one if run.stages == "1" else two
     if not _first_process():
         raise SystemExit(0)  # one process reports
