@@ -63,9 +63,21 @@ def benchmark(
     return lambda measure: Benchmark(name, options, measure, plots)
 
 
-def command_line(benchmark: Benchmark, options: Options) -> str:
-    """Return the command line that repeats a run, paths cut down to their file names."""
-    return shlex.join(["cxrseg-bench", benchmark.name, *words(options)])
+def circumstances_of(name: str, options: Options) -> dict[str, Any]:
+    """Return what a record tells of how it is made, from now on.
+
+    Args:
+        name: Name of the subcommand.
+        options: Its options; the command line repeats the run, paths cut down to file names.
+    """
+    seed = {"seed": options.seed} if hasattr(options, "seed") else {}
+    return {
+        "benchmark": name,
+        "command": shlex.join(["cxrseg-bench", name, *words(options)]),
+        "date": now(),
+        **environment(),
+        **seed,
+    }
 
 
 def run(
@@ -91,14 +103,7 @@ def run(
         check_output(output, benchmark.plots)
     elif getattr(options, "xrays", False):
         raise click.UsageError("--xrays needs -o")
-    facts = {
-        "benchmark": benchmark.name,
-        "command": command_line(benchmark, options),
-        "date": now(),
-        **environment(),
-    }
-    if hasattr(options, "seed"):
-        facts["seed"] = options.seed
+    facts = circumstances_of(benchmark.name, options)
     result = benchmark.measure(options)
     text = "\n\n".join([result.title, *(table.to_text() for table in result.tables)])
     for line in text.split("\n"):
