@@ -22,6 +22,10 @@ SUBCOMMANDS = {
         "accuracy.ssim",
         "Compare two models by the structural similarity of their masks with the truth.",
     ),
+    "box-prompts": (
+        "methods.box_prompts",
+        "Score a SAM that is prompted with a box, as the paper does.",
+    ),
     "latency": ("speed.latency", "Measure size, speed and memory of models on this computer."),
     "startup": (
         "speed.startup",

@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import onnx
 import pytest
-import torch
 
 from cxrseg.benchmarks.accuracy.metrics import dice
-from cxrseg.benchmarks.accuracy.scoring import score
-from cxrseg.benchmarks.harness.legacy_samples import Case
-from cxrseg.benchmarks.methods.methods_scores import (
-    Prompted,
-    box_around,
-    over_seeds,
-    prompted_scores,
-)
-from cxrseg.benchmarks.methods.methods_scores import (
-    tests_of as list_tests,
-)
-from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.benchmarks.methods.rows import ROWS, Plan
 from cxrseg.runtime.segmenter import Segmenter
 from cxrseg.trainer.fit.checkpoint import load
-from cxrseg.trainer.recipe import DataRecipe
 
 SIZE = 96
 
 RECIPE = f"""
-model: vit_n
 image_size: {SIZE}
 data: {{workers: 0, val_images: 4}}
 calibration_images: 8
@@ -49,69 +30,74 @@ stage1: {{epochs: 1, images_per_epoch: 96, batch_size: 8, lr: 0.001, decoder_lr:
 stage2: {{epochs: 1, images_per_epoch: 32, batch_size: 8, lr: 0.0003, decoder_lr: 0.0003}}
 """
 
-LONGER = RECIPE.replace("images_per_epoch: 96", "images_per_epoch: 480").replace(
+SAM = f"{RECIPE}\nmodel: vit_n\n"
+
+UNET = RECIPE.replace("images_per_epoch: 96", "images_per_epoch: 480").replace(
     "lr: 0.001", "lr: 0.01"
 )
+UNET += "\nmodel: unet\nunet: {channels: [16, 16, 32, 32, 64]}\n"
 
-BROKEN = f"{RECIPE}\naccelerator: abacus\n"
+BROKEN = f"{SAM}\naccelerator: abacus\n"
 
-TINY = "16,16,32,32,64"
-ROWS = "full,lora,adalora-ptq,adalora-qat,unet-size"
+COMPARED = "full,lora,adalora-ptq,adalora-qat,unet-size"
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with recipes."""
     home = tmp_path_factory.mktemp("methods")
-    for name, text in {"recipe": RECIPE, "longer": LONGER, "broken": BROKEN}.items():
+    for name, text in {"sam": SAM, "unet": UNET, "broken": BROKEN}.items():
         (home / f"{name}.yaml").write_text(text)
     return home
 
 
-def options(home: Path, base: Path) -> list[object]:
+def options(home: Path, base: Path, test: Path) -> list[object]:
     return [
-        *("-o", home / "out", "--checkpoint", base / "model.ckpt", "--base-images", 1440),
-        *("--recipe", home / "recipe.yaml", "--row-recipe", "unet-size", home / "longer.yaml"),
-        *("--features", "unet-size", TINY, "--runs", 3),
+        *("-o", home / "out", "--checkpoint", base / "model.ckpt", "--recipe", home / "sam.yaml"),
+        *("--row-recipe", "unet-size", home / "unet.yaml", "--test", test, "--runs", 3),
     ]
 
 
 @pytest.fixture(scope="module")
-def compared(call: Any, home: Path, phantom_data: Path, base_run: Path) -> Any:
+def compared(call: Any, home: Path, phantom_data: Path, phantom_csv: Path, base_run: Path) -> Any:
     """Return the outcome of a comparison in which one row fails."""
     broken = ("--row-recipe", "full", home / "broken.yaml")
-    return call("bench", "methods", phantom_data, "--rows", ROWS, *broken, *options(home, base_run))
+    own = options(home, base_run, phantom_csv)
+    return call("bench", "methods", phantom_data, "--rows", COMPARED, *broken, *own)
 
 
 @pytest.fixture(scope="module")
 def record(compared: Any, home: Path) -> dict[str, Any]:
-    assert "written: " in compared.out
+    assert "written: " in compared.out, compared.err
     found: dict[str, Any] = json.loads((home / "out/methods.json").read_text())
     return found
 
 
 def line(record: dict[str, Any], row: str, precision: str) -> dict[str, Any]:
-    (found,) = [x for x in record["rows"] if (x["row"], x["precision"]) == (row, precision)]
+    rows = record["data"]["rows"]
+    (found,) = [x for x in rows if (x["row"], x["precision"]) == (row, precision)]
     assert isinstance(found, dict)
     return found
 
 
 def test_a_row_that_fails_is_reported_and_the_others_go_on(
-    compared: Any, record: dict[str, Any], home: Path
+    compared: Any, record: dict[str, Any]
 ) -> None:
     assert compared.code == 1
-    (failure,) = record["failures"]
-    assert (failure["row"], failure["seed"]) == ("full", 0) and "abacus" in failure["cause"]
-    assert len(compared.errors) == 1 and "full" in compared.errors[0]
-    assert [(x["row"], x["precision"]) for x in record["rows"]] == [
+    parts = {part["name"]: part for part in record["data"]["parts"]}
+    failed = [name for name, part in parts.items() if part["outcome"] == "failed"]
+    assert failed == ["seed0/full: train"]
+    assert "abacus" in parts["seed0/full: train"]["why"]
+    assert parts["seed0/full: export fp32"]["outcome"] == "skipped"
+    assert len(compared.errors) == 1 and "abacus" in compared.errors[0]
+    assert [(x["row"], x["precision"]) for x in record["data"]["rows"]] == [
         ("lora", "fp32"),
         ("adalora-ptq", "int8"),
         ("adalora-qat", "int8"),
         ("unet-size", "fp32"),
         ("unet-size", "int8"),
     ]
-    page = (home / "out/methods.md").read_text()
-    assert "## Failed" in page and "AdaLoRA-QAT, INT8" in page and "random weights" in page
+    assert "AdaLoRA-QAT, INT8" in compared.out and "random weights" in compared.out
 
 
 def test_rows_tell_start_and_budget(record: dict[str, Any]) -> None:
@@ -121,12 +107,11 @@ def test_rows_tell_start_and_budget(record: dict[str, Any]) -> None:
     )
     assert (lora["images"], ptq["images"], qat["images"]) == ([96], [96, 0], [96, 32])
     assert {x["start"] for x in (lora, ptq, qat)} == {"model.ckpt"}
-    assert {x["images_before"] for x in (lora, ptq, qat)} == {1440}
     assert ptq["trainable"] == qat["trainable"] > lora["trainable"]
     unet = line(record, "unet-size", "int8")
-    assert (unet["start"], unet["images_before"], unet["images"]) == (None, 0, [480])
-    assert all(x["seconds"] > 0 for x in record["rows"])
-    assert qat["relative_latency"] == 1
+    assert (unet["start"], unet["images"]) == (None, [480])
+    assert all(x["seconds"] > 0 for x in record["data"]["rows"])
+    assert qat["relative_latency"] == 1 and unet["latency_ms"]["median"] > 0
 
 
 def test_lora_is_adapters_that_keep_their_rank(record: dict[str, Any], home: Path) -> None:
@@ -155,29 +140,10 @@ def test_files_keep_the_contract_and_give_the_figures(
         )
         for image in images
     ]
-    assert own["dice"]["test, fields"] == pytest.approx(found, abs=1e-5)
+    assert own["dice"]["test, fields"] == pytest.approx(np.mean(found), abs=1e-5)
     figures = own["accuracy"]["test, fields"]["all"]
-    assert figures["dice"]["mean"] == pytest.approx(np.mean(found), abs=1e-5)
     assert figures["images"] == len(images)
-    assert figures["dice"]["mean"] > 0.7, "it must have learned something"
-
-
-def test_the_unet_is_quantized_by_onnxruntime(record: dict[str, Any], home: Path) -> None:
-    folder = home / "out/seed0/unet-size"
-    loaded = load(folder / "model.ckpt")
-    network, description = loaded.model, loaded.description
-    operators = {node.op_type for node in onnx.load(folder / "unet-size-int8.onnx").graph.node}
-    assert {"QuantizeLinear", "DequantizeLinear"} <= operators
-    image = torch.rand(1, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        wanted = network(image).numpy()
-    session = Segmenter(folder / "unet-size-fp32.onnx", "cpu", 1).model.session
-    (given,) = session.run(None, {"image": image.numpy()})
-    assert given.shape == (1, 2, SIZE // 4, SIZE // 4)
-    np.testing.assert_allclose(given, wanted, atol=1e-3 * np.abs(wanted).max())
-    assert description.images == 480
-    fp32, int8 = (line(record, "unet-size", name)["size_bytes"] for name in ("fp32", "int8"))
-    assert int8 < fp32
+    assert figures["dice"]["mean"] == own["dice"]["test, fields"] > 0.7, "it must have learned"
 
 
 def test_sams_are_also_prompted_with_a_box(record: dict[str, Any]) -> None:
@@ -186,95 +152,62 @@ def test_sams_are_also_prompted_with_a_box(record: dict[str, Any]) -> None:
     assert line(record, "unet-size", "fp32")["box"] is None
 
 
-def test_figure_and_pages_are_written(record: dict[str, Any], home: Path) -> None:
-    assert [each["name"] for each in record["figures"]] == ["dice-latency"]
-    assert cv2.imread(str(home / "out/methods-dice-latency.png")) is not None
-    assert "methods-dice-latency.svg" in (home / "out/methods.md").read_text()
-    assert str(home) not in (home / "out/methods.json").read_text(), "no place on this machine"
-
-
-def test_the_same_command_trains_what_is_missing_alone(
-    record: dict[str, Any], bench: Any, home: Path, phantom_data: Path, base_run: Path
+def test_the_same_command_does_what_is_missing_alone(
+    record: dict[str, Any],
+    bench: Any,
+    home: Path,
+    phantom_data: Path,
+    phantom_csv: Path,
+    base_run: Path,
 ) -> None:
-    folder = home / "out/seed0"
-    kept = [folder / "adalora-qat/model.ckpt", *(folder / "adalora-qat").glob("*.json")]
-    kept += (folder / "adalora-qat").glob("*.onnx")
+    folder = home / "out/seed0/adalora-qat"
+    kept = [folder / "model.ckpt", *folder.glob("*.json"), *folder.glob("*.onnx")]
     before = {path: path.stat().st_mtime_ns for path in kept}
-    own = options(home, base_run)
+    own = options(home, base_run, phantom_csv)
     result = bench("methods", phantom_data, "--rows", "full,adalora-qat", *own)
     assert result.code == 0, result.err[-2000:]
     assert {path: path.stat().st_mtime_ns for path in kept} == before
     again = json.loads((home / "out/methods.json").read_text())
-    assert [x["row"] for x in again["rows"]] == ["full", "adalora-qat"] and not again["failures"]
+    assert [x["row"] for x in again["data"]["rows"]] == ["full", "adalora-qat"]
+    assert {part["outcome"] for part in again["data"]["parts"]} == {"done"}
     same = line(record, "adalora-qat", "int8")
-    assert line(again, "adalora-qat", "int8")["accuracy"] == same["accuracy"]
+    timed = line(again, "adalora-qat", "int8")
+    assert timed["accuracy"] == same["accuracy"]
+    assert timed["relative_latency"] == 1 and timed["latency_ms"]["median"] > 0
+    assert [plot["name"] for plot in again["plots"]] == ["dice-latency"]
+    assert cv2.imread(str(home / "out/methods-dice-latency.png")) is not None
+    assert str(home) not in (home / "out/methods.json").read_text(), "no place on this machine"
 
 
 def test_a_finished_row_of_another_recipe_is_kept(
-    record: dict[str, Any], bench: Any, home: Path, phantom_data: Path, base_run: Path
+    record: dict[str, Any],
+    bench: Any,
+    home: Path,
+    phantom_data: Path,
+    phantom_csv: Path,
+    base_run: Path,
 ) -> None:
-    own = options(home, base_run)
+    (home / "longer.yaml").write_text(SAM.replace("images_per_epoch: 96", "images_per_epoch: 480"))
+    own = options(home, base_run, phantom_csv)
     changed = ("--row-recipe", "lora", home / "longer.yaml")
     result = bench("methods", phantom_data, "--rows", "lora", *own, *changed)
     assert result.code == 1 and "images_per_epoch" in result.err and "lora" in result.err
 
 
 def test_seeds_are_averaged_and_their_range_told(
-    bench: Any, home: Path, tmp_path: Path, phantom_data: Path, base_run: Path
+    bench: Any, home: Path, tmp_path: Path, phantom_data: Path, phantom_csv: Path, base_run: Path
 ) -> None:
-    own = ["--checkpoint", base_run / "model.ckpt", "--recipe", home / "recipe.yaml"]
+    own = ["--checkpoint", base_run / "model.ckpt", "--recipe", home / "sam.yaml"]
     own += ["--rows", "decoder", "--seeds", "0,3", "--no-box", "--limit", 2, "--runs", 2]
+    own += ["--test", phantom_csv]
     result = bench("methods", phantom_data, "-o", tmp_path / "out", *own)
     assert result.code == 0, result.err[-2000:]
-    (found,) = json.loads((tmp_path / "out/methods.json").read_text())["rows"]
+    (found,) = json.loads((tmp_path / "out/methods.json").read_text())["data"]["rows"]
     each = found["dice_per_seed"]["test, fields"]
     assert found["seeds"] == [0, 3] and len(set(found["sha256"])) == 2 and found["box"] is None
-    figures = found["accuracy"]["test, fields"]["all"]
-    assert figures["images"] == 2
-    assert figures["dice"]["mean"] == pytest.approx(np.mean(each), abs=2e-6)
+    assert found["accuracy"]["test, fields"]["all"]["images"] == 2
+    assert found["dice"]["test, fields"] == pytest.approx(np.mean(each), abs=2e-6)
     assert f"{min(each):.4f} to {max(each):.4f}" in result.out
-
-
-def test_a_killed_unet_goes_on(
-    commands: Any, bench: Any, tmp_path: Path, phantom_data: Path
-) -> None:
-    recipe = RECIPE.replace("epochs: 1", "epochs: 3", 1) + "checkpoint_minutes: 0.0001\n"
-    (tmp_path / "recipe.yaml").write_text(recipe)
-    args = [phantom_data, "-o", tmp_path / "out", "--rows", "unet-latency", "--train-only"]
-    args += ["--recipe", tmp_path / "recipe.yaml", "--features", "unet-latency", TINY]
-    line = commands.line("bench", "methods", *args)
-    row = tmp_path / "out/seed0/unet-latency"
-    with subprocess.Popen(line, env=commands.environment(), stderr=subprocess.DEVNULL) as process:
-        end = time.monotonic() + 300
-        while not (row / "stage1/last.ckpt").is_file() and time.monotonic() < end:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    saved = torch.load(row / "stage1/last.ckpt", weights_only=True)
-    assert 0 < saved["global_step"] < 36 and not (row / "model.ckpt").exists()
-    result = bench("methods", *args)
-    assert result.code == 0, result.err[-2000:]
-    report = json.loads((row / "stage1.json").read_text())
-    assert report["images"] == 3 * 96 and report["seconds"] > saved["seconds"] > 0
-    assert not (tmp_path / "out/methods.json").exists()
-
-
-def test_a_unet_goes_on_from_another(
-    record: dict[str, Any], bench: Any, home: Path, tmp_path: Path, phantom_data: Path
-) -> None:
-    start = tmp_path / "long.ckpt"
-    shutil.copy(home / "out/seed0/unet-size/model.ckpt", start)
-    args = ["-o", tmp_path / "out", "--rows", "unet-size", "--recipe", home / "recipe.yaml"]
-    args += ["--start", "unet-size", start, "--train-only"]
-    result = bench("methods", phantom_data, *args)
-    assert (
-        result.code == 1
-        and "long.ckpt" in result.err
-        and "channels [16, 16, 32, 32, 64]" in result.err
-    )
-    result = bench("methods", phantom_data, *args, "--features", "unet-size", TINY)
-    assert result.code == 0, result.err[-2000:]
-    found = load(tmp_path / "out/seed0/unet-size/model.ckpt").description
-    assert found.images == 480 + 96 and found.metrics["val_dice"] > 0.7
 
 
 @pytest.mark.parametrize(
@@ -283,79 +216,38 @@ def test_a_unet_goes_on_from_another(
         ["--rows", "qlora"],
         ["--seeds", "0,0"],
         ["--seeds", "one"],
-        ["--features", "unet-size", "8,8,8"],
-        ["--features", "full", TINY],
-        ["--start", "lora", "x.ckpt"],
+        ["--start", "qlora", "x.ckpt"],
     ],
 )
 def test_wrong_usage(bench: Any, tmp_path: Path, phantom_data: Path, bad: list[str]) -> None:
-    assert bench("methods", phantom_data, "-o", tmp_path / "out", *bad).code == 2
+    own = ["-o", tmp_path / "out", "--test", tmp_path / "x.csv"]
+    assert bench("methods", phantom_data, *own, *bad).code == 2
     assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_work_is_said_before_any_training(
-    bench: Any, tmp_path: Path, home: Path, phantom_data: Path, data: Path
+    bench: Any, tmp_path: Path, home: Path, phantom_data: Path, phantom_csv: Path
 ) -> None:
-    out = ["-o", tmp_path / "out", "--recipe", home / "recipe.yaml"]
+    out = ["-o", tmp_path / "out", "--recipe", home / "sam.yaml", "--test", phantom_csv]
     result = bench("methods", phantom_data, *out)
     assert result.code == 1 and "--checkpoint" in result.err
     result = bench("methods", phantom_data, *out, "--checkpoint", tmp_path / "none.ckpt")
     assert result.code == 1 and "none.ckpt" in result.err
-    (tmp_path / "other.yaml").write_text(RECIPE.replace(f"image_size: {SIZE}", "image_size: 64"))
+    (tmp_path / "other.yaml").write_text(UNET.replace(f"image_size: {SIZE}", "image_size: 64"))
     other = ["--row-recipe", "unet-size", tmp_path / "other.yaml"]
     result = bench("methods", phantom_data, *out, "--rows", "unet-size,unet-latency", *other)
     assert result.code == 1 and "image_size" in result.err
     empty = tmp_path / "empty.csv"
     empty.write_text("image,mask,split\n")
-    result = bench("methods", phantom_data, *out, "--rows", "unet-size", "--test", empty)
-    assert result.code == 1 and "--test" in result.err
+    result = bench("methods", phantom_data, *out[:-1], empty, "--rows", "unet-size")
+    assert result.code == 1 and "empty.csv" in result.err
     assert not (tmp_path / "out").exists()
 
 
-def test_external_images_are_read_when_asked_alone(data: Path, phantom_data: Path) -> None:
-    (test,) = list_tests([data], DataRecipe(), ["fields", "whole"], False, None)
-    assert (test.split, len(test.cases)) == ("test", 4)
-    assert {case.row["split"] for case in test.cases} == {"test"}
-    _, external = list_tests([data], DataRecipe(), ["fields"], True, None)
-    assert {case.row["split"] for case in external.cases} == {"external"}
-    both = list_tests([data, phantom_data], DataRecipe(), ["fields"], False, 2)
-    assert [case.row["source"] for case in both[0].cases] == ["a", "a", "xrays", "xrays"]
-    narrow = DataRecipe(where={"source": ["a"]}, group_column="patient")
-    (test,) = list_tests([data], narrow, ["fields"], False, None)
-    assert [case.row["source"] for case in test.cases] == ["p0", "p1"]
-    with pytest.raises(CxrsegError, match="test"):
-        list_tests([data], DataRecipe(), ["whole"], False, None)
-
-
-def test_boxes_lie_around_the_mask() -> None:
-    mask = np.zeros((200, 100), dtype=bool)
-    mask[50:150, 20:60] = True
-    exact = box_around(mask, SIZE, np.random.default_rng(0), jitter=0)
-    np.testing.assert_allclose(exact, SIZE * np.array([0.2, 0.25, 0.6, 0.75]), rtol=1e-6)
-    moves = [box_around(mask, SIZE, np.random.default_rng(i)) - exact for i in range(50)]
-    outwards = np.stack(moves) * [-1, -1, 1, 1] / SIZE
-    assert outwards.min() >= -1e-6 and 0.03 < outwards.max() <= 20 / 512 + 1e-6
-    everything = box_around(mask, SIZE, np.random.default_rng(0), jitter=50)
-    assert everything.min() >= 0 and everything.max() <= SIZE
-
-
-def test_a_box_reaches_the_network(record: dict[str, Any], home: Path, phantom_data: Path) -> None:
-    model = load(home / "out/seed0/lora/model.ckpt").model
-    file = home / "out/seed0/lora" / line(record, "lora", "fp32")["file"]
-    session = Prompted(model)
-    image = {"image": np.random.default_rng(0).random((1, 1, SIZE, SIZE), dtype=np.float32)}
-    free = session.run(None, image)[0]
-    session.box = np.array([0, 0, SIZE, SIZE], dtype=np.float32)
-    np.testing.assert_allclose(session.run(None, image)[0], free, atol=1e-4)
-    session.box = np.array([30, 30, 60, 60], dtype=np.float32)
-    assert np.abs(session.run(None, image)[0] - free).max() > 1e-3
-    path = sorted((phantom_data / "test/images").iterdir())[0]
-    case = Case(path.name, path, phantom_data / "test/masks" / path.name, "p", {"source": "x"})
-    prompted = [
-        list(prompted_scores(Segmenter(file, "cpu", 1), model, [case], seed)) for seed in (0, 0, 1)
-    ]
-    assert prompted[0] == prompted[1] != prompted[2]
-    plain = list(score(Segmenter(file, "cpu", 1), [case], "source"))
-    assert prompted[0][0].union != plain[0].union
-    mean = over_seeds([prompted[0], plain])[0].union.dice
-    assert mean == pytest.approx((prompted[0][0].union.dice + plain[0].union.dice) / 2)
+def test_rows_are_recipes(tmp_path: Path) -> None:
+    plan = Plan((tmp_path,), tmp_path, None, {}, {}, tmp_path / "base.ckpt")
+    recipes = {name: plan.recipe_of(row) for name, row in ROWS.items()}
+    assert recipes["adalora-ptq"].stage2.epochs == 0 < recipes["adalora-qat"].stage2.epochs
+    assert recipes["lora"].adapters.init_rank == recipes["lora"].adapters.target_rank
+    assert recipes["unet-size"].model == "unet"
+    assert recipes["unet-size"].unet.channels == (40, 80, 160, 320, 640)
