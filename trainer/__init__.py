@@ -1,4 +1,4 @@
 """X-rays and masks in, ``model.ckpt`` out: SAM, AdaLoRA, quantization-aware training.
 
-Imports point one way: networks < adapt < recipe < data < fit < cli.
+Imports point one way: old_names, networks < adapt < recipe < data < fit < cli.
 """

@@ -33,7 +33,7 @@ def rename_keys(data: dict[str, Any]) -> list[str]:
     Returns:
         The old names that were found.
     """
-    found = []
+    old_names = []
     for old, new in OLD_NAMES.items():
         *sections, key = old.split(".")
         place: Any = data
@@ -42,8 +42,8 @@ def rename_keys(data: dict[str, Any]) -> list[str]:
         name = new.rpartition(".")[2]
         if isinstance(place, dict) and key in place and name not in place:
             place[name] = place.pop(key)
-            found.append(old)
-    return found
+            old_names.append(old)
+    return old_names
 
 
 def warn_of_old_names(source: str | Path, names: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ NO_PROTOCOL = -1
 
 def channels_of(labels: Sequence[str]) -> dict[int, tuple[int | None, int | None]]:
     """Return protocol index -> channel of the right and of the left lung."""
-    found: dict[int, tuple[int | None, int | None]] = {}
+    channels: dict[int, tuple[int | None, int | None]] = {}
     for index, protocol in enumerate(PROTOCOLS):
         sides: dict[str, int] = {}
         for channel, name in enumerate(labels):
@@ -24,8 +24,8 @@ def channels_of(labels: Sequence[str]) -> dict[int, tuple[int | None, int | None
             if label.protocol == protocol:
                 sides[label.side] = channel
         if sides:
-            found[index] = (sides.get("right"), sides.get("left"))
-    return found
+            channels[index] = (sides.get("right"), sides.get("left"))
+    return channels
 
 
 def bce_dice(logits: Tensor, target: Tensor) -> Tensor:
@@ -101,9 +101,9 @@ def mislabeled(logits: Tensor, mask: Tensor, protocol: Tensor, labels: Sequence[
     agreement = logits.new_full((len(logits), len(PROTOCOLS)), -1.0)
     for index, channels in channels_of(labels).items():
         used = [c for c in channels if c is not None]
-        found = logits[:, used].amax(dim=1).sigmoid()
-        overlap = (found * truth).sum(dim=(1, 2))
-        total = (found + truth).sum(dim=(1, 2))
+        lungs = logits[:, used].amax(dim=1).sigmoid()
+        overlap = (lungs * truth).sum(dim=(1, 2))
+        total = (lungs + truth).sum(dim=(1, 2))
         agreement[:, index] = (2 * overlap + 1) / (total + 1)
     own = agreement.gather(1, protocol[:, None]).squeeze(1)
     return (own >= 0) & (agreement.amax(dim=1) > own)
@@ -131,10 +131,10 @@ def union_scores(
     for index, channels in channels_of(labels).items():
         own = (protocol == index).nonzero().flatten()
         used = [c for c in channels if c is not None]
-        found = (logits[:, used] > 0).any(dim=1)
+        lungs = (logits[:, used] > 0).any(dim=1)
         for i in own.tolist():
-            overlap = float((found[i] & truth[i]).sum())
-            total = float(found[i].sum() + truth[i].sum())
+            overlap = float((lungs[i] & truth[i]).sum())
+            total = float(lungs[i].sum() + truth[i].sum())
             dice[i] = 2 * overlap / total if total else 1.0
             iou[i] = overlap / (total - overlap) if total else 1.0
     return dice, iou
