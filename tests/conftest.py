@@ -15,7 +15,7 @@ import pytest
 
 # Before any test imports ONNX Runtime, which it keeps from reporting its use.
 import cxrseg.runtime  # noqa: F401
-from helpers import phantoms
+from helpers.drawing import phantoms
 
 # Of tests that a shell started in the background, every command would ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -22,10 +22,10 @@ import pytest
 from PIL import Image
 
 from cxrseg.runtime.models import default_model
-from helpers import phantoms
+from helpers.dicom.patient import xray
+from helpers.drawing import phantoms
 from helpers.offline import namespace, tracer
 from helpers.paths import REPO
-from helpers.patient import xray
 
 WATCHED = Path(__file__).parent / "watched"
 

@@ -12,9 +12,9 @@ from textwrap import dedent
 
 import pytest
 
+from helpers.dicom.patient import xray
 from helpers.offline import namespace
 from helpers.paths import REPO
-from helpers.patient import xray
 
 
 def steps() -> list[str]:

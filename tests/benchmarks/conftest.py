@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cxrseg.runtime.core.model_card import METADATA_KEY, ModelCard
 from cxrseg.runtime.core.preprocess import Preprocessing
-from helpers import phantoms
+from helpers.drawing import phantoms
 
 SIZE = 64
 SPLITS = ("train", "test", "test", "test", "test", "external")

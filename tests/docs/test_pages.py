@@ -18,8 +18,8 @@ from cxrseg.runtime.writers.report import make_report
 from cxrseg.runtime.writers.tables import COLUMNS
 from cxrseg.trainer import cli as trainer
 from cxrseg.trainer.recipe import shipped_recipes
+from helpers.dicom.patient import xray
 from helpers.paths import REPO
-from helpers.patient import xray
 
 DOCS = REPO / "docs"
 README = REPO / "README.md"

@@ -22,7 +22,7 @@ from cxrseg.trainer.adapt.quantization import calibrate, quantize
 from cxrseg.trainer.adapt.quantizers import QuantizationConfig
 from cxrseg.trainer.fit.checkpoint import Description, Loaded, build
 from cxrseg.trainer.networks.sam import ARCHITECTURES
-from helpers.exported import FIELDS, logits_of
+from helpers.models.exported import FIELDS, logits_of
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.runtime.segmenter import Segmenter
 from cxrseg.trainer.adapt.quantization import unquantize
 from cxrseg.trainer.fit.checkpoint import load
-from helpers.exported import FIELDS, int8_layers, logits_of, products
+from helpers.models.exported import FIELDS, int8_layers, logits_of, products
 
 Export = Callable[..., Report]
 

@@ -21,7 +21,7 @@ from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.trainer.adapt.quantization import calibrate, quantize
 from cxrseg.trainer.adapt.quantizers import QuantizationConfig
 from cxrseg.trainer.fit.checkpoint import load, save
-from helpers.exported import card_of, constants, int8_layers, products
+from helpers.models.exported import card_of, constants, int8_layers, products
 
 Export = Callable[..., Report]
 

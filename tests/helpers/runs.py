@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from helpers import phantoms
+from helpers.drawing import phantoms
 
 MAIN = "from cxrseg.runtime.cli import program; program()"
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from cxrseg.runtime.core.model_card import METADATA_KEY, REFERENCE_KEY, ModelCard
 from cxrseg.runtime.core.preprocess import Preprocessing
-from helpers.phantoms import blocks
-from helpers.reference import shipped_json
+from helpers.drawing.phantoms import blocks
+from helpers.models.reference import shipped_json
 
 SIZE = 64
 FIELDS = ("right_lung", "left_lung")

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from cxrseg.trainer.recipe import Recipe, read_recipe
-from helpers import phantoms
+from helpers.drawing import phantoms
 from helpers.outcomes import Call, refused
 
 

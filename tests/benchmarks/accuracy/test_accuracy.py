@@ -21,7 +21,7 @@ from cxrseg.benchmarks.harness.record import images_file
 from cxrseg.runtime.core.radiograph import Radiograph, Spacing
 from cxrseg.runtime.core.segmentation import Segmentation
 from cxrseg.runtime.segmenter import Segmenter
-from helpers import phantoms
+from helpers.drawing import phantoms
 
 Bench = Callable[..., Any]
 

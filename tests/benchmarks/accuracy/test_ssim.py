@@ -18,7 +18,7 @@ from cxrseg.benchmarks.accuracy.ssim import Similarity, chosen, similarity_map
 from cxrseg.benchmarks.harness.record import images_file
 from cxrseg.benchmarks.harness.samples import Sample
 from cxrseg.runtime.segmenter import Segmenter
-from helpers import phantoms
+from helpers.drawing import phantoms
 
 Bench = Callable[..., Any]
 

@@ -16,7 +16,7 @@ import pytest
 from cxrseg.benchmarks.agreement import emulation
 from cxrseg.benchmarks.cli import main
 from cxrseg.runtime.models import DEFAULT_MODEL
-from helpers import phantoms
+from helpers.drawing import phantoms
 from helpers.paths import REPO
 
 Bench = Callable[..., Any]

@@ -13,7 +13,7 @@ from cxrseg.benchmarks.quality.quality import TRANSFORMS, FlaggedImage, shares, 
 from cxrseg.export.reference.attach import attach
 from cxrseg.runtime import Segmenter
 from cxrseg.runtime.quality.rules import FITTED, RULES
-from helpers.reference import shipped
+from helpers.models.reference import shipped
 
 Bench = Callable[..., Any]
 

@@ -13,7 +13,7 @@ from cxrseg.runtime.inference.session import load_model
 from cxrseg.runtime.models import default_model
 from cxrseg.runtime.quality.reference import Reference
 from cxrseg.runtime.quality.rules import FITTED, RULES
-from helpers import phantoms
+from helpers.drawing import phantoms
 
 Bench = Callable[..., Any]
 

@@ -15,7 +15,7 @@ import pytest
 
 from cxrseg.benchmarks.speed import latency, timing
 from cxrseg.benchmarks.speed.latency import IMAGE, figures_table, sample_image
-from helpers.foreign import with_card, write_model
+from helpers.models.foreign import with_card, write_model
 
 Bench = Callable[..., Any]
 

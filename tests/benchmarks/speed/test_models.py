@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from cxrseg.benchmarks.speed.models import open_models, random_input
 from cxrseg.runtime.core.errors import CxrsegError
-from helpers.foreign import with_card, write_model
+from helpers.models.foreign import with_card, write_model
 
 
 def test_inputs_repeat() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from helpers import phantoms
+from helpers.drawing import phantoms
 
 Bench = Callable[..., Any]
 

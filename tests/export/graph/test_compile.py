@@ -11,7 +11,7 @@ from onnx import TensorProto
 from cxrseg.export.report import Report
 from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.trainer.fit.checkpoint import load
-from helpers.exported import FIELDS, card_of, constants, int8_layers
+from helpers.models.exported import FIELDS, card_of, constants, int8_layers
 
 
 class TestInt8:

@@ -18,7 +18,7 @@ from cxrseg.export.verify import proof as proving
 from cxrseg.export.verify.agreement import Limits
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.segmenter import Segmenter
-from helpers.exported import logits_of
+from helpers.models.exported import logits_of
 
 Export = Callable[..., Report]
 

@@ -11,7 +11,7 @@ from cxrseg.runtime.core.model_card import METADATA_KEY, REFERENCE_KEY
 from cxrseg.runtime.inference.session import load_model
 from cxrseg.runtime.models import default_model
 from cxrseg.runtime.quality.reference import Reference
-from helpers.reference import shipped, shipped_json
+from helpers.models.reference import shipped, shipped_json
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.inference.session import load_model
 from cxrseg.runtime.quality.reference import Reference
 from cxrseg.runtime.quality.rules import FITTED
-from helpers import phantoms
+from helpers.drawing import phantoms
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from cxrseg.export.verify.agreement import Agreement, compare
 from cxrseg.export.verify.backends import saturates
 from cxrseg.export.verify.images import synthetic_radiographs
 from cxrseg.runtime.core.preprocess import Preprocessing
-from helpers.exported import FIELDS
+from helpers.models.exported import FIELDS
 
 
 class TestVerify:

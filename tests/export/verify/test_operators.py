@@ -6,7 +6,7 @@ import onnx
 
 from cxrseg.export.report import Report
 from cxrseg.export.verify.operators import operator_coverage
-from helpers.exported import products
+from helpers.models.exported import products
 
 
 class TestCoverage:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cxrseg.runtime.batch.workers import MAX_JOBS
-from helpers import phantoms
+from helpers.drawing import phantoms
 from helpers.runs import MAIN, contents, lines_of, save_chests
 
 

@@ -15,7 +15,7 @@ from cxrseg.runtime.batch import pool as parallel
 from cxrseg.runtime.batch import process as batch
 from cxrseg.runtime.batch.pool import in_order
 from cxrseg.runtime.batch.workers import MAX_JOBS, default_workers, threads_each
-from helpers import phantoms
+from helpers.drawing import phantoms
 from helpers.runs import MAIN, contents, lines_of, save_chests
 
 

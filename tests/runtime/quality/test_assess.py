@@ -18,9 +18,9 @@ from cxrseg.runtime.quality.outline_flags import _fragmented
 from cxrseg.runtime.quality.reference import Reference
 from cxrseg.runtime.quality.rules import RULES
 from cxrseg.runtime.readers import read
-from helpers import phantoms
+from helpers.drawing import phantoms
+from helpers.models.reference import shipped
 from helpers.paths import DATA, REPO
-from helpers.reference import shipped
 
 FIELDS = labels_of("fields")
 WELL = {"right_lung": 0.14, "left_lung": 0.13}

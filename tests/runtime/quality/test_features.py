@@ -5,7 +5,7 @@ import pytest
 
 from cxrseg.runtime.quality import features
 from cxrseg.runtime.quality.outline_flags import cut_rule
-from helpers import phantoms
+from helpers.drawing import phantoms
 
 
 def test_mirror_image_has_the_asymmetry_with_the_other_sign() -> None:

@@ -22,8 +22,8 @@ from cxrseg.runtime.quality.reference import (
     read_reference,
 )
 from cxrseg.runtime.quality.rules import FITTED, RULES
-from helpers import phantoms
-from helpers.reference import shipped, shipped_json
+from helpers.drawing import phantoms
+from helpers.models.reference import shipped, shipped_json
 
 FILE = Path("ward7.onnx")
 

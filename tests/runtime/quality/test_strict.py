@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from helpers import phantoms
+from helpers.drawing import phantoms
 
 Pixels = NDArray[np.float32]
 

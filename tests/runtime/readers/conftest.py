@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cxrseg.runtime import Radiograph, read
-from helpers.dicom_images import make, save
+from helpers.dicom.dicom_images import make, save
 
 
 @pytest.fixture

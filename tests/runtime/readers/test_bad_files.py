@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from cxrseg.runtime.writers.paths import Format, Outputs
-from helpers import bad_files
+from helpers.bad import bad_files
 
 MEMORY = 4 << 30
 """Address space of the process, bytes: several times what the largest image here needs."""

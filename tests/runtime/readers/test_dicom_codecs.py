@@ -9,7 +9,7 @@ from pydicom import uid
 
 from cxrseg.runtime import CxrsegError, read
 from cxrseg.runtime.readers import codecs
-from helpers.dicom_images import ENCODERS, PHANTOM, jpeg2000, levels, make, save, unit
+from helpers.dicom.dicom_images import ENCODERS, PHANTOM, jpeg2000, levels, make, save, unit
 
 # Some of these files are made wrong on purpose, which pydicom warns of while writing.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")

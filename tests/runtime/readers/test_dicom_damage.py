@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydicom import uid
 
 from cxrseg.runtime import CxrsegError, read
-from helpers.dicom_images import ENCODERS, bare, encoded, levels, lossless_jpeg, make, table
+from helpers.dicom.dicom_images import ENCODERS, bare, encoded, levels, lossless_jpeg, make, table
 
 # Some of these files are made wrong on purpose, which pydicom warns of while writing.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")

@@ -12,7 +12,7 @@ from pydicom import uid
 
 from cxrseg.runtime import CxrsegError, Segmenter, find_images, read
 from cxrseg.runtime.readers import READERS
-from helpers.dicom_images import PHANTOM, SECRETS, bare, levels, make, save, unit
+from helpers.dicom.dicom_images import PHANTOM, SECRETS, bare, levels, make, save, unit
 from helpers.paths import DATA
 
 # Some of these files are made wrong on purpose, which pydicom warns of while writing.

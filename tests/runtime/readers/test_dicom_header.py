@@ -7,7 +7,7 @@ import pytest
 
 from cxrseg.runtime import Segmenter
 from cxrseg.runtime.core.orientation import Orientation
-from helpers.dicom_images import codes
+from helpers.dicom.dicom_images import codes
 
 # Some of these files are made wrong on purpose, which pydicom warns of while writing.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")

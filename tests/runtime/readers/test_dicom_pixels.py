@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from cxrseg.runtime import read
 from cxrseg.runtime.core.preprocess import window
-from helpers.dicom_images import PHANTOM, codes, levels, make, rgb, save, table, unit
+from helpers.dicom.dicom_images import PHANTOM, codes, levels, make, rgb, save, table, unit
 
 # Some of these files are made wrong on purpose, which pydicom warns of while writing.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from cxrseg.runtime import CxrsegError, read
 from cxrseg.runtime.readers import dicom
-from helpers.dicom_images import SECRETS, jpeg2000, levels, make, rgb, save
+from helpers.dicom.dicom_images import SECRETS, jpeg2000, levels, make, rgb, save
 
 # Some of these files are made wrong on purpose, which pydicom warns of while writing.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")

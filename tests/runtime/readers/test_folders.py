@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.fileset import FileSet
 
 from cxrseg.runtime import CxrsegError, find_images, read
-from helpers.dicom_images import PHANTOM, make, save
+from helpers.dicom.dicom_images import PHANTOM, make, save
 
 # Some of these files are made wrong on purpose, which pydicom warns of while writing.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")

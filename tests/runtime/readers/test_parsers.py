@@ -16,7 +16,7 @@ from cxrseg.runtime.core.model_card import ModelCard
 from cxrseg.runtime.core.own_files import is_ours
 from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.runtime.readers.folders import scan
-from helpers.patient import chest
+from helpers.dicom.patient import chest
 
 FUZZ = settings(
     deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]

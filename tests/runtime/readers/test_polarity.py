@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cxrseg.runtime.readers import polarity
-from helpers import phantoms
-from helpers.dicom_images import codes, levels
+from helpers.dicom.dicom_images import codes, levels
+from helpers.drawing import phantoms
 
 # Some of these files are made wrong on purpose, which pydicom warns of while writing.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")

@@ -7,8 +7,8 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from helpers.dicom_outputs import Write
-from helpers.patient import xray
+from helpers.dicom.dicom_outputs import Write
+from helpers.dicom.patient import xray
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from cxrseg.runtime.core.own_files import is_ours
-from helpers.patient import DX, IDENTITY, INSTANCE, SERIES, STUDY, references, xray
+from helpers.dicom.patient import DX, IDENTITY, INSTANCE, SERIES, STUDY, references, xray
 
 pytest.importorskip("highdicom", reason="needs the extra dicom")
 

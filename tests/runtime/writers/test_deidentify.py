@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.dicom_outputs import WORDS, Write
-from helpers.patient import STUDY, references, xray
+from helpers.dicom.dicom_outputs import WORDS, Write
+from helpers.dicom.patient import STUDY, references, xray
 
 pytest.importorskip("highdicom", reason="needs the extra dicom")
 

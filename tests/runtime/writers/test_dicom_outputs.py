@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset
 
 from cxrseg.runtime import CxrsegError, find_images, read
 from cxrseg.runtime.core.own_files import is_ours
-from helpers.dicom_outputs import Write, uids
-from helpers.patient import DX, IDENTITY, INSTANCE, SERIES, STUDY, UNNEEDED, references, xray
+from helpers.dicom.dicom_outputs import Write, uids
+from helpers.dicom.patient import DX, IDENTITY, INSTANCE, SERIES, STUDY, UNNEEDED, references, xray
 
 pytest.importorskip("highdicom", reason="needs the extra dicom")
 

@@ -11,9 +11,9 @@ from PIL import Image
 from pydicom import uid
 
 from cxrseg.runtime.writers.dicom_source import SOP_CLASSES
-from helpers.dicom_outputs import Write, mask_png
-from helpers.patient import CR, DX, INSTANCE, SC
-from helpers.phantoms import blocks
+from helpers.dicom.dicom_outputs import Write, mask_png
+from helpers.dicom.patient import CR, DX, INSTANCE, SC
+from helpers.drawing.phantoms import blocks
 
 hd = pytest.importorskip("highdicom", reason="needs the extra dicom")
 

@@ -18,8 +18,8 @@ from pydicom.datadict import DicomDictionary, dictionary_VR
 from pydicom.dataset import Dataset
 
 from cxrseg.runtime.writers.dicom_source import IDENTITY
-from helpers.patient import STUDY, UNNEEDED, chest
-from helpers.phantoms import blocks
+from helpers.dicom.patient import STUDY, UNNEEDED, chest
+from helpers.drawing.phantoms import blocks
 
 pytest.importorskip("highdicom", reason="needs the extra dicom")
 

@@ -19,7 +19,7 @@ from cxrseg.trainer.data.samples import (
     of_split,
 )
 from cxrseg.trainer.recipe import Recipe, StageRecipe
-from helpers import phantoms
+from helpers.drawing import phantoms
 from helpers.pairs import sample_of, save, two_lungs
 
 

@@ -13,7 +13,7 @@ from cxrseg.trainer.adapt.adapters import adapted_layers, add_adapters
 from cxrseg.trainer.adapt.quantization import calibrate, quantize
 from cxrseg.trainer.fit.checkpoint import save
 from cxrseg.trainer.networks.lungsam import LungSAM
-from helpers.checkpoints import ADAPTERS, QUANTIZATION, describe
+from helpers.models.checkpoints import ADAPTERS, QUANTIZATION, describe
 
 Make = Callable[..., LungSAM]
 

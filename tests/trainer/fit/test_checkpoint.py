@@ -17,7 +17,7 @@ from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.trainer.fit.checkpoint import FORMAT_VERSION, Description, contents, load, save
 from cxrseg.trainer.networks.lungsam import LungSAM
-from helpers.checkpoints import ADAPTERS, FIELDS, QUANTIZATION, WHOLE, describe
+from helpers.models.checkpoints import ADAPTERS, FIELDS, QUANTIZATION, WHOLE, describe
 
 Make = Callable[..., LungSAM]
 

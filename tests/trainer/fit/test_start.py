@@ -16,7 +16,7 @@ from cxrseg.trainer.adapt.adapters import adapted_layers
 from cxrseg.trainer.fit.checkpoint import load, save
 from cxrseg.trainer.fit.start import float_state, model_soup, select_labels, start_from
 from cxrseg.trainer.networks.lungsam import LungSAM
-from helpers.checkpoints import ADAPTERS, FIELDS, QUANTIZATION, WHOLE, describe
+from helpers.models.checkpoints import ADAPTERS, FIELDS, QUANTIZATION, WHOLE, describe
 
 Make = Callable[..., LungSAM]
 

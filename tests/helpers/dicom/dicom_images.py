@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 
 from cxrseg.runtime import Radiograph
-from helpers import phantoms
+from helpers.drawing import phantoms
 
 PHANTOM = phantoms.draw(1, (200, 180)).image
 """uint8 [200, 180], dense tissue bright."""

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from helpers.damage import SIDE, Named
-from helpers.phantoms import blocks
+from helpers.bad.damage import SIDE, Named
+from helpers.drawing.phantoms import blocks
 
 
 def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helpers.canvas import Points
+from helpers.drawing.canvas import Points
 
 
 def curve(points: Sequence[tuple[float, float]], steps: int = 12) -> Points:

@@ -2,7 +2,7 @@
 
 Everything follows from the seed. Some damage leaves a file that can still be read.
 
-    PYTHONPATH=tests python -m helpers.bad_files OUT
+    PYTHONPATH=tests python -m helpers.bad.bad_files OUT
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.bad_dicoms import dicom_headers, dicom_seeds
-from helpers.bad_rasters import other_kinds, raster_headers, raster_seeds
-from helpers.damage import Named
+from helpers.bad.bad_dicoms import dicom_headers, dicom_seeds
+from helpers.bad.bad_rasters import other_kinds, raster_headers, raster_seeds
+from helpers.bad.damage import Named
 
 COUNT = 500
 """Number of files."""

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers import phantoms
+from helpers.drawing import phantoms
 
 
 @pytest.mark.parametrize("seed", [0, 7, 123])

@@ -4,7 +4,7 @@ Drawn as sums of attenuation (soft tissue, lungs, heart, bone) that an exposure 
 gray values, so shadows overlap as they do on a film. Everything follows from the seed; the
 anatomy does not depend on the size. numpy and OpenCV alone.
 
-    PYTHONPATH=tests python -m helpers.phantoms OUT --train 20 --val 5 --test 5 --size 256
+    PYTHONPATH=tests python -m helpers.drawing.phantoms OUT --train 20 --val 5 --test 5 --size 256
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from helpers.anatomy import Anatomy, lung, mediastinum
-from helpers.canvas import Canvas, Map
-from helpers.tissue import attenuation
+from helpers.drawing.anatomy import Anatomy, lung, mediastinum
+from helpers.drawing.canvas import Canvas, Map
+from helpers.drawing.tissue import attenuation
 
 RIGHT, LEFT = 1, 2
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from helpers.anatomy import Anatomy, curve, ellipse, mirror, ribs, torso
-from helpers.canvas import Canvas, Map, Points
+from helpers.drawing.anatomy import Anatomy, curve, ellipse, mirror, ribs, torso
+from helpers.drawing.canvas import Canvas, Map, Points
 
 
 def _bone(canvas: Canvas, paths: Sequence[Points], width: float) -> Map:

@@ -17,8 +17,8 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 
-from helpers.damage import SIDE, Named
-from helpers.phantoms import blocks
+from helpers.bad.damage import SIDE, Named
+from helpers.drawing.phantoms import blocks
 
 
 def _dataset(pixels: NDArray[Any], syntax: str = uid.ExplicitVRLittleEndian) -> Dataset:

@@ -12,7 +12,7 @@ from PIL import Image
 from pydicom import uid
 from pydicom.dataset import Dataset
 
-from helpers.patient import STUDY
+from helpers.dicom.patient import STUDY
 
 WORDS = (
     *("Doe", "Jane", "4711", "19700102", "20210304", "101112", "ST-77", "ACC-123", "House"),
