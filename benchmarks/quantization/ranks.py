@@ -1,8 +1,7 @@
-"""``cxrseg-bench ranks``: where AdaLoRA spent its budget, and how it came to that."""
+"""``cxrseg-bench ranks``: where AdaLoRA spent its budget."""
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,22 +11,19 @@ import numpy as np
 from torch import nn
 
 from cxrseg.benchmarks.harness.parameters import PATH, argument
-from cxrseg.benchmarks.harness.plots import BLUE, GRAY, ORANGE, blank, plot, styled
+from cxrseg.benchmarks.harness.plots import blank, plot, styled
 from cxrseg.benchmarks.harness.result import Plot, Result, Table
 from cxrseg.benchmarks.harness.runner import benchmark
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.trainer.adapt.adapters import TOTAL_RANK, AdapterConfig, adapted_layers
+from cxrseg.trainer.adapt.adapters import AdapterConfig, adapted_layers
 from cxrseg.trainer.adapt.adapters import ranks as ranks_of
 from cxrseg.trainer.fit.checkpoint import MODEL, load
 
 KINDS = ("q", "k", "v", "proj", "lin1", "lin2")
 """Projections of an encoder block that are adapted."""
 
-HEATMAP, BUDGET = "heatmap", "budget"
-"""Names of the plots."""
-
-LOG = "metrics.csv"
-"""The log that training leaves in the folder of a stage."""
+HEATMAP = "heatmap"
+"""Name of the plot."""
 
 _LAYER = re.compile(r"blocks\.(\d+)\.(?:attn|mlp)\.(?:qkv\.)?(?:layer\.)?(q|k|v|proj|lin1|lin2)\b")
 
@@ -56,35 +52,19 @@ class Adapter:
     parameters: int
 
 
-@dataclass(frozen=True)
-class Allocation:
-    """The budget at one time of training.
-
-    Attributes:
-        step: Optimizer steps taken.
-        total: Sum of all ranks.
-    """
-
-    step: int
-    total: int
-
-
-@benchmark("ranks", Options, plots=(HEATMAP, BUDGET))
+@benchmark("ranks", Options, plots=(HEATMAP,))
 def ranks(options: Options) -> Result:
     """Show where AdaLoRA spent its budget.
 
     CHECKPOINT is a model.ckpt that was trained with --method adalora; RUN is the folder of such a
-    run, whose logs also tell how the budget developed. With -o, FILE-heatmap.png shows the rank of
-    each layer, and FILE-budget.png the budget.
+    run. With -o, FILE-heatmap.png shows the rank of each layer.
 
     \b
     Examples
       cxrseg-bench ranks runs/ward7/model.ckpt
       cxrseg-bench ranks runs/ward7 -o ranks.json
     """
-    is_run = options.run.is_dir()
-    checkpoint = options.run / MODEL if is_run else options.run
-    history = read_history(options.run) if is_run else []
+    checkpoint = options.run / MODEL if options.run.is_dir() else options.run
     loaded = load(checkpoint)
     config, name = loaded.description.adapters, loaded.description.model
     if config is None:
@@ -92,9 +72,6 @@ def ranks(options: Options) -> Result:
         raise CxrsegError(checkpoint, cause, "train with cxrseg-train --method adalora")
     adapters = adapters_of(loaded.model)
     text = findings(adapters, config)
-    plots = [plot_ranks(adapters, config.init_rank)]
-    if history:
-        plots.append(plot_budget(history, len(adapters), config))
     return Result(
         title=f"{name}, {checkpoint.name}",
         data={
@@ -103,10 +80,9 @@ def ranks(options: Options) -> Result:
             "settings": config.model_dump(mode="json"),
             "findings": text,
             "adapters": [asdict(adapter) for adapter in adapters],
-            "history": [asdict(allocation) for allocation in history],
         },
         tables=[Table([], [], note=text), ranks_table(adapters)],
-        plots=plots,
+        plots=[plot_ranks(adapters, config.init_rank)],
     )
 
 
@@ -125,46 +101,6 @@ def adapters_of(model: nn.Module) -> list[Adapter]:
         size = layers[name].in_features + layers[name].out_features + 1
         adapters.append(Adapter(*place, rank, rank * size))
     return adapters
-
-
-def read_history(run: Path) -> list[Allocation]:
-    """Read the allocations that training logged.
-
-    A stage that was resumed has a log for each part. What a part logged beyond the step where the
-    next one began was lost, and is left out.
-
-    Args:
-        run: Folder of a run.
-
-    Returns:
-        The allocations by step; empty where none is logged.
-
-    Raises:
-        CxrsegError: A log cannot be read.
-    """
-    stage = run / "stage1"
-    parts = [(0, stage / LOG)] if (stage / LOG).is_file() else []
-    parts += sorted(
-        (int(path.parent.name.rpartition("_")[2]), path)
-        for path in stage.glob(f"from_step_*/{LOG}")
-    )
-    history: list[Allocation] = []
-    for start, path in parts:
-        history = [entry for entry in history if entry.step <= start] + _read_log(path)
-    return history
-
-
-def _read_log(path: Path) -> list[Allocation]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [
-                Allocation(int(row["step"]), int(float(row[TOTAL_RANK])))
-                for row in csv.DictReader(file)
-                if row.get(TOTAL_RANK)
-            ]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        cause = f"is no log of cxrseg-train ({error})"
-        raise CxrsegError(path, cause, "give the checkpoint alone") from error
 
 
 def findings(adapters: Sequence[Adapter], config: AdapterConfig) -> str:
@@ -222,31 +158,4 @@ def plot_ranks(adapters: Sequence[Adapter], initial: int) -> Plot:
         figure,
         "Ranks that AdaLoRA left to each projection of the encoder. All began at"
         f" {initial}; one budget was moved to where singular values mattered most.",
-    )
-
-
-@styled
-def plot_budget(history: Sequence[Allocation], adapters: int, config: AdapterConfig) -> Plot:
-    """Draw how the sum of ranks developed.
-
-    Args:
-        history: Allocations by step, at least one.
-        adapters: Number of adapters.
-        config: Their ranks at the start and at the end.
-    """
-    initial, target = adapters * config.init_rank, adapters * config.target_rank
-    figure, axes = blank(5.2, 3.2)
-    axis, last = axes[0, 0], history[-1]
-    steps = [0, *(allocation.step for allocation in history)]
-    totals = [initial, *(allocation.total for allocation in history)]
-    axis.step(steps, totals, where="post", color=BLUE, marker=".")
-    axis.plot(last.step, last.total, "o", color=ORANGE)
-    axis.axhline(target, color=GRAY, ls="--", lw=0.8, label=f"target, {target}")
-    axis.set(xlabel="optimizer steps", ylabel="sum of ranks", ylim=(0, 1.05 * initial))
-    axis.legend(loc="lower left")
-    return plot(
-        BUDGET,
-        figure,
-        "The budget over the training of stage 1: it falls along a cubic schedule from"
-        f" {initial} to {last.total}, after which ranks are held.",
     )

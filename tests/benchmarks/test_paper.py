@@ -46,7 +46,7 @@ class TestWholeRun:
             "How was all of this made?",
         ):
             assert words in page.text, words
-        assert page.tags.count("img") == 7
+        assert page.tags.count("img") == 6
         assert not [each for each in page.addresses if not each.startswith(("data:", "#"))]
 
     def test_scores_are_those_of_the_files(self, paper_run: Path) -> None:
@@ -58,10 +58,6 @@ class TestWholeRun:
         assert found["patients"] == 2
         maps = read(paper_run, "ssim")["data"]["groups"]["all"]
         assert 0.5 < maps["ours"] <= 1 and abs(maps["difference"]) < 0.05
-
-    def test_budget_is_that_of_the_run(self, paper_run: Path) -> None:
-        history = read(paper_run, "ranks")["data"]["history"]
-        assert len(history) > 2 and history[-1]["total"] < history[0]["total"]
 
     def test_compression_counts_these_files(self, paper_run: Path) -> None:
         measured = read(paper_run, "compression")["data"]["measured"]
@@ -108,7 +104,7 @@ class TestCommand:
         assert not [name for name in parts if name.startswith("export")]
         assert parts["accuracy-int8"] == "done" and parts["significance"] == "skipped"
         assert not (tmp_path / "int8.onnx").exists()
-        assert read(tmp_path, "accuracy-int8")["data"]["data"]["images"] == 2
+        assert read(tmp_path, "accuracy-int8")["data"]["dataset"]["images"] == 2
         done = bench("paper", fine_run / "stage1.ckpt", *rest)
         assert done.code == 1 and "not exported from the checkpoint" in done.err
 
