@@ -41,7 +41,8 @@ from cxrseg.benchmarks.speed.latency import Options as LatencyOptions
 from cxrseg.benchmarks.speed.latency import latency
 from cxrseg.benchmarks.speed.roofline import Options as RooflineOptions
 from cxrseg.benchmarks.speed.roofline import roofline
-from cxrseg.export.pipeline import ExportOptions, export
+from cxrseg.export.options import ExportOptions
+from cxrseg.export.pipeline import export
 from cxrseg.runtime.core.atomic import prepare_folder
 from cxrseg.runtime.terminal.console import FAILED, OK, echo, fail
 from cxrseg.trainer.fit.checkpoint import MODEL, Loaded, load

@@ -61,6 +61,13 @@ def _say(command: str, text: str) -> None:
     "and val are taken.  [default: none, so that most flags cannot be raised]",
 )
 @click.option(
+    "--calibration-images",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="X-rays to set the activation ranges of a unet from, at most 64 are used; a SAM brings "
+    "its own from training.  [default: those of --verify-images]",
+)
+@click.option(
     "--keep-fp16",
     multiple=True,
     metavar="PATTERN",
@@ -86,21 +93,24 @@ def command(checkpoint: Path, output: Path | None, weight_bits: str | None, **ch
     Adapters are merged, weights become int8, and the file is verified before it is written: each
     INT8 layer must run in integers in ONNX Runtime, and the masks must equal those of the same
     network in PyTorch in 99.9 % of the pixels, and those of the network as it was trained in
-    99.5 % (99.5 % of both with --profile gpu). When that fails the command says why and leaves no
-    file.
+    99.5 % (99.5 % of both with --profile gpu; 99 % for a unet, which is rounded after training).
+    When that fails the command says why and leaves no file.
 
     \b
     Examples:
       cxrseg-export runs/ward7/model.ckpt
       cxrseg-export runs/ward7/model.ckpt -o ward7.onnx --verify-images xrays/val/images
       cxrseg-export runs/ward7/model.ckpt -o ward7.onnx --quality-data xrays
+      cxrseg-export runs/unet/model.ckpt -o unet.onnx --calibration-images xrays/train/images
     """
     require_export("cxrseg-export")
     only_int8 = weight_bits or chosen["keep_fp16"] or chosen["profile"] == "gpu"
+    only_int8 = only_int8 or chosen["calibration_images"]
     if chosen["precision"] == "fp32" and only_int8:
-        raise click.UsageError("--precision fp32 takes no --profile, --keep-fp16, --weight-bits")
+        raise click.UsageError("--precision fp32 takes none of the options of INT8")
     echo("cxrseg-export: loading ...", err=True)
-    from cxrseg.export.pipeline import ExportOptions, export
+    from cxrseg.export.options import ExportOptions
+    from cxrseg.export.pipeline import export
     from cxrseg.export.report import table
 
     output = output or checkpoint.with_suffix(".onnx")

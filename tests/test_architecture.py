@@ -21,7 +21,10 @@ ROOMS = {
         *("segmenter", "writers", "batch", "about", "cli"),
     ),
     "trainer": ("old_names", "networks", "adapt", "recipe", "data", "fit", "cli"),
-    "export": ("extra", "graph", "verify", "report", "reference", "pipeline", "recover", "cli"),
+    "export": (
+        *("extra", "graph", "options", "verify", "integer", "report", "reference"),
+        *("pipeline", "recover", "cli"),
+    ),
     "benchmarks": (
         *("harness", "accuracy", "speed", "agreement", "quantization", "quality", "methods"),
         *("report", "paper", "cli"),

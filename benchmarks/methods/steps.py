@@ -15,7 +15,8 @@ from cxrseg.benchmarks.methods.options import Options, words
 from cxrseg.benchmarks.methods.rows import Precision, Trial
 from cxrseg.benchmarks.speed.latency import Options as LatencyOptions
 from cxrseg.benchmarks.speed.latency import latency
-from cxrseg.export.pipeline import ExportOptions, export
+from cxrseg.export.options import ExportOptions
+from cxrseg.export.pipeline import export
 from cxrseg.runtime.core.labels import Protocol
 from cxrseg.trainer.fit.checkpoint import MODEL
 from cxrseg.trainer.fit.run import is_started

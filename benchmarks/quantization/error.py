@@ -30,6 +30,7 @@ from cxrseg.runtime.core.preprocess import preprocess
 from cxrseg.runtime.inference.session import default_threads, load_model
 from cxrseg.runtime.readers import read
 from cxrseg.runtime.terminal.console import echo
+from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.fit.checkpoint import load
 
 DEFINITIONS = (
@@ -163,7 +164,7 @@ def read_reference(path: Path) -> Reference:
         return Reference(ir.load(path), load_model(path, "cpu").card.checkpoint_sha256)
     loaded = load(path)
     echo("cxrseg-bench: exporting in FP32 ...", err=True)
-    return Reference(compile_model(loaded, "fp32").graph, loaded.sha256)
+    return Reference(compile_model(loaded, "fp32", layer_table(loaded.model)).graph, loaded.sha256)
 
 
 def same_checkpoint(reference: Reference, card: ModelCard) -> bool | None:

@@ -16,6 +16,7 @@ from cxrseg.runtime.core.labels import labels_of
 from cxrseg.runtime.core.model_card import ModelCard
 from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.runtime.inference.session import load_model
+from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.adapt.quantization import calibrate
 from cxrseg.trainer.adapt.quantizers import QuantizationConfig
 from cxrseg.trainer.fit.checkpoint import Description, Loaded, build
@@ -86,7 +87,7 @@ def measure(loaded: Loaded, keep: Path | None = None, stock: bool = False) -> Me
 
 
 def _compiled_bytes(loaded: Loaded, precision: Precision, keep: Path | None) -> int:
-    compiled = compile_model(loaded, precision)
+    compiled = compile_model(loaded, precision, layer_table(loaded.model))
     if keep is not None:
         with atomic_outputs(keep / f"{precision}.onnx") as path:
             save(compiled.graph, path)

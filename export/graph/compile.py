@@ -17,7 +17,7 @@ from onnx_ir.passes.common import (
 )
 
 from cxrseg.export.graph.files import serialized_size
-from cxrseg.export.graph.fuse import Shipped, float_twin
+from cxrseg.export.graph.fuse import fused
 from cxrseg.export.graph.passes import (
     compute_fp16,
     fold_biases,
@@ -29,7 +29,7 @@ from cxrseg.export.graph.passes import (
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.model_card import METADATA_KEY, ModelCard
 from cxrseg.runtime.core.version import package_version
-from cxrseg.trainer.adapt.layer_table import layer_table
+from cxrseg.trainer.adapt.layer_table import Layer
 from cxrseg.trainer.fit.checkpoint import Loaded
 
 Profile = Literal["cpu", "gpu"]
@@ -53,7 +53,7 @@ class Compiled:
         card: The model card inside.
     """
 
-    network: Shipped
+    network: torch.nn.Module
     graph: ir.Model
     products: tuple[str, ...]
     card: ModelCard
@@ -65,29 +65,32 @@ class Compiled:
 
 
 def compile_model(
-    loaded: Loaded, precision: Precision, profile: Profile = "cpu", license_note: str = ""
+    loaded: Loaded,
+    precision: Precision,
+    layers: Sequence[Layer],
+    profile: Profile = "cpu",
+    license_note: str = "",
 ) -> Compiled:
     """Merge, trace, fold and store.
 
     Args:
-        loaded: A network; calibrated for ``int8``.
+        loaded: A network; with calibrated quantizers for ``int8``.
         precision: ``int8``, or ``fp32`` for comparison.
+        layers: The network's table.
         profile: ``gpu`` computes in FP16 what is not INT8.
         license_note: Terms of the weights, for the model card.
 
     Raises:
         CxrsegError: The traced graph is not what it promises.
     """
-    precisions = layer_precisions(loaded, precision)
+    precisions = layer_precisions(layers, precision)
     card = model_card(loaded, precisions, license_note)
+    network = fused(loaded.model, layers, integer=precision == "int8")
+    model = trace(network, loaded.model.image_size)
     if precision == "fp32":
-        network = float_twin(loaded.sam)
-        model = trace(network, network.image_size)
         shrink_constants(model)
         finish(model, card)
         return Compiled(network, model, (), card)
-    network = Shipped(loaded.sam)
-    model = trace(network, network.image_size)
     products = name_products(model)
     check_products(products, precisions)
     fold_weights(model)
@@ -100,17 +103,17 @@ def compile_model(
     return Compiled(network, model, tuple(products), card)
 
 
-def layer_precisions(loaded: Loaded, precision: Precision) -> dict[str, str]:
+def layer_precisions(layers: Sequence[Layer], precision: Precision) -> dict[str, str]:
     """Return layer -> precision, in the order of the network.
 
     FP16 means stored in FP16 for profile ``cpu``, computed in FP16 for ``gpu``; ``constant`` that
     the layer's result does not depend on the image and is stored in its place.
     """
     if precision == "fp32":
-        return {row.name: "fp32" for row in layer_table(loaded.sam)}
+        return {row.name: "fp32" for row in layers}
     return {
         row.name: "constant" if row.constant else "int8" if row.quantized else "fp16"
-        for row in layer_table(loaded.sam)
+        for row in layers
     }
 
 

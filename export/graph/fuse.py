@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cxrseg.export.graph.passes import SMALL
-from cxrseg.trainer.adapt.layer_table import layer_table
+from cxrseg.export.graph.unet import folded
+from cxrseg.trainer.adapt.layer_table import Layer
 from cxrseg.trainer.adapt.quantization import quantizers, unquantize
 from cxrseg.trainer.adapt.quantizers import (
     ActivationQuantizer,
@@ -17,9 +19,11 @@ from cxrseg.trainer.adapt.quantizers import (
     QuantizedLinear,
     QuantizedWeight,
 )
+from cxrseg.trainer.networks.build import Network
 from cxrseg.trainer.networks.forward import decode, encode, first_queries, whole_image_box
 from cxrseg.trainer.networks.layers import Projections, effective
 from cxrseg.trainer.networks.lungsam import LungSAM
+from cxrseg.trainer.networks.unet import UNet
 
 
 class Shipped(nn.Module):
@@ -27,6 +31,7 @@ class Shipped(nn.Module):
 
     Args:
         model: A trained network; is not changed.
+        layers: Its table.
     """
 
     tokens: Tensor
@@ -34,7 +39,7 @@ class Shipped(nn.Module):
     dense: Tensor
     positions: Tensor
 
-    def __init__(self, model: LungSAM) -> None:
+    def __init__(self, model: LungSAM, layers: Sequence[Layer]) -> None:
         super().__init__()
         model = copy.deepcopy(model).eval().requires_grad_(False)
         with torch.no_grad():
@@ -48,7 +53,7 @@ class Shipped(nn.Module):
         self.register_buffer("positions", positions.contiguous())
         self.channels = len(model.labels)
         self.image_size = model.image_size
-        make_plain(model)
+        make_plain(model, layers)
         split_projections(model)
         self.image_encoder = model.image_encoder
         self.mask_decoder = model.mask_decoder
@@ -70,17 +75,22 @@ class Shipped(nn.Module):
 
 
 @torch.no_grad()
-def make_plain(model: LungSAM) -> None:
+def make_plain(model: LungSAM, layers: Sequence[Layer]) -> None:
     """Replace every layer that is a linear map by a Linear of its effective weight, in place.
 
     Merges adapters, q, k and v, and the gray patch embedding; turns 1 x 1 and transposed
     convolutions into the Linears that they are. Layers keep their names and quantizers.
+
+    Args:
+        model: The network.
+        layers: Its table, or that of the network that it is a copy of.
     """
-    for row in layer_table(model):
+    for row in layers:
         if row.kind != "linear":
             continue
-        holder: Any = row.module if isinstance(row.module, QuantizedWeight) else None
-        plain = _linear(row.module if holder is None else holder.layer)
+        module = model.get_submodule(row.name)
+        holder: Any = module if isinstance(module, QuantizedWeight) else None
+        plain = _linear(module if holder is None else holder.layer)
         if holder is None:
             model.set_submodule(row.name, plain)
         else:
@@ -148,8 +158,30 @@ def _plain(weight: Tensor, bias: Tensor) -> nn.Linear:
     return linear
 
 
-def float_twin(model: LungSAM) -> Shipped:
-    """Return the same network without quantizers, for the FP32 export."""
+def fused(model: Network, layers: Sequence[Layer], integer: bool) -> nn.Module:
+    """Return the network that is shipped.
+
+    Args:
+        model: A trained network; is not changed.
+        layers: Its table.
+        integer: Whether its quantizers stay.
+    """
+    if isinstance(model, UNet):
+        return rounded_unet(model) if integer else folded(model)
+    if integer:
+        return Shipped(model, layers)
     twin = copy.deepcopy(model)
     unquantize(twin)
-    return Shipped(twin)
+    return Shipped(twin, layers)
+
+
+@torch.no_grad()
+def rounded_unet(model: UNet) -> UNet:
+    """Return a copy of a U-Net in INT8, its biases and what stays in float as they are stored."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, QuantizedWeight):
+            bias = module.layer.bias
+            bias.copy_(integer_bias(module, bias))
+    round_stored(model)
+    return model

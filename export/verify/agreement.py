@@ -39,6 +39,9 @@ SAME_WEIGHTS = Limits(0.995, 0.98)
 """Where a few activations may move over a rounding step: against the network as it was trained,
 before biases became int32 and the rest FP16, and for FP16 computation."""
 
+ROUNDED_LATER = Limits(0.99, 0.95)
+"""For a network that was rounded after its training, against the same in float."""
+
 DRAWN_IMAGES = Limits(0.95, 0)
 """For a float network and its INT8 file on drawn images, which are like none that it was trained
 on, so that rounding moves more."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,20 @@ import torch
 from numpy.typing import NDArray
 
 from cxrseg.export.graph.compile import Compiled, Profile
-from cxrseg.export.verify.agreement import SAME_NETWORK, SAME_WEIGHTS, Agreement, Limits, compare
+from cxrseg.export.verify.agreement import (
+    ROUNDED_LATER,
+    SAME_NETWORK,
+    SAME_WEIGHTS,
+    Agreement,
+    Limits,
+    compare,
+)
 from cxrseg.export.verify.backends import onnx_backend, torch_backend
 from cxrseg.export.verify.operators import Coverage, operator_coverage
 from cxrseg.runtime.core.errors import CxrsegError
 
 TRAINED = "ONNX Runtime, optimized : PyTorch as trained, fake-quantized"
+TRAINED_IN_FLOAT = "ONNX Runtime, optimized : PyTorch as trained, in float"
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class Proof:
 def prove(
     path: Path,
     compiled: Compiled,
-    trained: torch.nn.Module | None,
+    trained: Mapping[str, torch.nn.Module],
     radiographs: Sequence[NDArray[np.float32]],
 ) -> Proof:
     """Check a written model with ONNX's checker, and look at what it computes, and how.
@@ -44,7 +52,7 @@ def prove(
     Args:
         path: The ONNX file.
         compiled: What was written there.
-        trained: The network as it was trained; None where it is the same as the compiled one.
+        trained: What is compared -> the network as it was trained, where it is another.
         radiographs: float32 [H, W] images.
     """
     onnx.checker.check_model(path, full_check=True)
@@ -55,7 +63,7 @@ def prove(
 def agreements_of(
     path: Path,
     compiled: Compiled,
-    trained: torch.nn.Module | None,
+    trained: Mapping[str, torch.nn.Module],
     radiographs: Sequence[NDArray[np.float32]],
 ) -> dict[str, Agreement]:
     """Compare the masks of a written model with those of PyTorch, one pair after the other.
@@ -63,7 +71,7 @@ def agreements_of(
     Args:
         path: The ONNX file.
         compiled: What was written there.
-        trained: The network as it was trained; None where it is the same as the compiled one.
+        trained: What is compared -> the network as it was trained, where it is another.
         radiographs: float32 [H, W] images.
 
     Returns:
@@ -79,9 +87,7 @@ def agreements_of(
         "ONNX Runtime, optimized : the same network in PyTorch": agreement(True, compiled.network),
         "ONNX Runtime, unoptimized : the same": agreement(False, compiled.network),
     }
-    if trained is not None:
-        found[TRAINED] = agreement(True, trained)
-    return found
+    return found | {name: agreement(True, network) for name, network in trained.items()}
 
 
 def require_proof(output: Path, proof: Proof, profile: Profile) -> None:
@@ -103,8 +109,14 @@ def require_proof(output: Path, proof: Proof, profile: Profile) -> None:
             "install the onnxruntime of cxrseg's requirements",
         )
     for name, agreement in proof.agreements.items():
-        loose = name == TRAINED or profile == "gpu"
-        require_agreement(output, name, agreement, SAME_WEIGHTS if loose else SAME_NETWORK)
+        require_agreement(output, name, agreement, limits_of(name, profile))
+
+
+def limits_of(name: str, profile: Profile) -> Limits:
+    """Return the limits of one comparison."""
+    if name == TRAINED_IN_FLOAT:
+        return ROUNDED_LATER
+    return SAME_WEIGHTS if name == TRAINED or profile == "gpu" else SAME_NETWORK
 
 
 def require_agreement(output: Path, name: str, agreement: Agreement, limits: Limits) -> None:

@@ -138,7 +138,8 @@ def exports(
     fine_run: Path, phantom_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     """Return precision -> model file of the fine-tuned nano model."""
-    from cxrseg.export.pipeline import ExportOptions, export
+    from cxrseg.export.options import ExportOptions
+    from cxrseg.export.pipeline import export
 
     folder, images = tmp_path_factory.mktemp("exports"), phantom_data / "val/images"
     both = (

@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from cxrseg.export.graph import compile as compiling
-from cxrseg.export.graph.fuse import Shipped
-from cxrseg.export.pipeline import ExportOptions
+from cxrseg.export.options import ExportOptions
 from cxrseg.export.pipeline import export as run_export
 from cxrseg.export.report import Report
 from cxrseg.export.verify.images import synthetic_radiographs
@@ -32,7 +32,7 @@ def export(fine_run: Path, phantom_data: Path) -> Iterator[Export]:
     traced: dict[tuple[bool, int], bytes] = {}
     trace = compiling.trace
 
-    def trace_once(network: Shipped, size: int) -> ir.Model:
+    def trace_once(network: torch.nn.Module, size: int) -> ir.Model:
         integer = any(isinstance(m, QuantizedWeight) for m in network.modules())
         weights = hash(tuple(float(v.double().sum()) for v in network.state_dict().values()))
         key = (integer, weights)

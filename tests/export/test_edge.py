@@ -18,6 +18,7 @@ from cxrseg.export.graph.compile import Compiled, compile_model
 from cxrseg.export.recover import Stored, restore_encoder, restore_layers
 from cxrseg.export.verify.operators import operator_coverage
 from cxrseg.runtime.core.preprocess import Preprocessing
+from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.adapt.quantization import calibrate, quantize
 from cxrseg.trainer.adapt.quantizers import QuantizationConfig
 from cxrseg.trainer.fit.checkpoint import Description, Loaded, build
@@ -47,7 +48,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Edge:
     quantize(model, config)
     calibrate(model, [torch.rand(2, 1, 96, 96) for _ in range(3)])
     quantized = replace(description, stage=2, quantization=config)
-    compiled = compile_model(Loaded(model, quantized, "0" * 64), "int8")
+    compiled = compile_model(Loaded(model, quantized, "0" * 64), "int8", layer_table(model))
     path = tmp_path_factory.mktemp("edge") / "edge.onnx"
     writing.save(compiled.graph, path)
     return Edge(description, compiled, path)

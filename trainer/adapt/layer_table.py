@@ -11,6 +11,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from cxrseg.trainer.adapt.quantizers import ActivationQuantizer, QuantizedWeight
+from cxrseg.trainer.networks.build import Network
 from cxrseg.trainer.networks.layers import GrayPatchEmbed, SplitLinear, effective
 from cxrseg.trainer.networks.lungsam import PROMPT_ONLY, LungSAM
 
@@ -33,8 +34,8 @@ class Layer:
     Attributes:
         name: Dotted name in the network; ``<attention>.matmul`` for an attention's products.
         kind: ``linear`` is a matrix product with a weight, which 1 x 1 and transposed convolutions
-            are too; ``conv`` is a convolution over pixels; ``attention`` is queries times keys and
-            probabilities times values.
+            are too; ``conv`` is a convolution over pixels, transposed or not; ``attention`` is
+            queries times keys and probabilities times values.
         shape: Of the weight, output channels first; empty for ``attention``.
         constant: Whether its result depends on the constant prompt alone, and not on the image.
         module: The layer, inside its `QuantizedWeight` where it is quantized; for ``attention``
@@ -71,7 +72,7 @@ class Layer:
         return scales
 
 
-def layer_table(model: LungSAM) -> list[Layer]:
+def layer_table(model: Network) -> list[Layer]:
     """List the layers that have an integer form, whether they are quantized or not.
 
     Layers with a weight come first, in the order of the network; the attentions' products follow.
@@ -86,7 +87,8 @@ def layer_table(model: LungSAM) -> list[Layer]:
         if isinstance(module, _WITH_WEIGHT) or hasattr(module, "get_delta_weight"):
             table.append(_with_weight(name, module))
             inside = (*inside, f"{name}.")
-    for index, block in enumerate(model.image_encoder.blocks):
+    blocks = model.image_encoder.blocks if isinstance(model, LungSAM) else ()
+    for index, block in enumerate(blocks):
         name = f"image_encoder.blocks.{index}.attn.matmul"
         table.append(Layer(name, "attention", (), False, block.attn.quantizers))
     return table
@@ -94,9 +96,11 @@ def layer_table(model: LungSAM) -> list[Layer]:
 
 def _with_weight(name: str, module: nn.Module) -> Layer:
     layer = module.layer if isinstance(module, QuantizedWeight) else module
+    kind: Kind
     if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
-        kind: Kind = "conv"
-        shape = tuple(layer.weight.shape)
+        kind, shape = "conv", tuple(layer.weight.shape)
+    elif isinstance(layer, nn.ConvTranspose2d) and layer.kernel_size != layer.stride:
+        kind, shape = "conv", tuple(layer.weight.transpose(0, 1).shape)
     else:
         kind, shape = "linear", tuple(effective(layer)[0].shape)
     return Layer(name, kind, shape, name.startswith(PROMPT_ONLY), module)

@@ -62,7 +62,7 @@ def attention_quantizers(config: QuantizationConfig) -> dict[str, nn.Module]:
     }
 
 
-def make_float(model: LungSAM, layers: Sequence[Layer]) -> None:
+def make_float(model: nn.Module, layers: Sequence[Layer]) -> None:
     """Take the quantizers of some layers out of a model, in place.
 
     Args:

@@ -13,7 +13,8 @@ import onnxruntime
 import pytest
 
 from cxrseg.benchmarks.agreement import agreement, providers
-from cxrseg.export.pipeline import ExportOptions, export
+from cxrseg.export.options import ExportOptions
+from cxrseg.export.pipeline import export
 from cxrseg.export.verify.agreement import SAME_NETWORK
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.inference import session as runtime_session

@@ -11,7 +11,8 @@ import numpy as np
 from cxrseg.benchmarks.accuracy.scoring import score
 from cxrseg.benchmarks.harness.samples import Sample
 from cxrseg.benchmarks.methods.box_prompts import Prompted, box_around, prompted_scores
-from cxrseg.export.pipeline import ExportOptions, export
+from cxrseg.export.options import ExportOptions
+from cxrseg.export.pipeline import export
 from cxrseg.runtime.segmenter import Segmenter
 from cxrseg.trainer.fit.checkpoint import load
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cxrseg.export.graph.fuse import Shipped, float_twin
+from cxrseg.export.graph.fuse import fused
+from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.adapt.quantization import unquantize
 from cxrseg.trainer.adapt.quantizers import QuantizedWeight
 from cxrseg.trainer.fit.checkpoint import load
@@ -22,9 +23,10 @@ class TestMerge:
         model = load(fine_run / "model.ckpt").model
         image = torch.from_numpy(batch)
         before = model(image)
-        shipped = Shipped(model)
+        layers = layer_table(model)
+        shipped = fused(model, layers, integer=True)
         torch.testing.assert_close(
-            float_twin(model)(image), _float(model, image), rtol=1e-4, atol=1e-3
+            fused(model, layers, integer=False)(image), _float(model, image), rtol=1e-4, atol=1e-3
         )
         agree = ((shipped(image) > 0) == (before > 0)).float().mean()
         assert agree > 0.99
@@ -35,9 +37,14 @@ class TestMerge:
         model = load(fine_run / "model.ckpt").model
         count = sum(isinstance(m, QuantizedWeight) for m in model.modules())
         split = 2 * model.architecture.depth  # one qkv becomes three layers
-        shipped = Shipped(model)
+        layers = layer_table(model)
+        shipped = fused(model, layers, integer=True)
         assert sum(isinstance(m, QuantizedWeight) for m in shipped.modules()) == count + split
-        assert not [m for m in float_twin(model).modules() if isinstance(m, QuantizedWeight)]
+        assert not [
+            m
+            for m in fused(model, layers, integer=False).modules()
+            if isinstance(m, QuantizedWeight)
+        ]
 
 
 def _float(model: torch.nn.Module, image: torch.Tensor) -> torch.Tensor:
