@@ -63,9 +63,10 @@ def _say(command: str, text: str) -> None:
 @click.option(
     "--calibration-images",
     type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="X-rays to set the activation ranges of a unet from, at most 64 are used; a SAM brings "
-    "its own from training.  [default: those of --verify-images]",
+    metavar="CSV|DIR",
+    help="X-rays to set the activation ranges of a unet from, at most 64 are used: a folder of "
+    "images, or training data, of which the split train is taken. A SAM brings its ranges from "
+    "training.  [default: those of --quality-data, or else of --verify-images]",
 )
 @click.option(
     "--keep-fp16",
@@ -101,7 +102,7 @@ def command(checkpoint: Path, output: Path | None, weight_bits: str | None, **ch
       cxrseg-export runs/ward7/model.ckpt
       cxrseg-export runs/ward7/model.ckpt -o ward7.onnx --verify-images xrays/val/images
       cxrseg-export runs/ward7/model.ckpt -o ward7.onnx --quality-data xrays
-      cxrseg-export runs/unet/model.ckpt -o unet.onnx --calibration-images xrays/train/images
+      cxrseg-export runs/unet/model.ckpt -o unet.onnx --calibration-images xrays
     """
     require_export("cxrseg-export")
     only_int8 = weight_bits or chosen["keep_fp16"] or chosen["profile"] == "gpu"

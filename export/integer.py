@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cxrseg.export.graph import unet
 from cxrseg.export.options import ExportOptions
+from cxrseg.export.reference.images import read_images
 from cxrseg.export.verify.backends import saturates
 from cxrseg.export.verify.images import spread
 from cxrseg.export.verify.proof import TRAINED, TRAINED_IN_FLOAT
@@ -29,6 +30,9 @@ CALIBRATION_IMAGES = 64
 """Most X-rays that activation ranges are set from."""
 
 BATCH = 8
+
+TRAINING = "train"
+"""Split of a table or of a data folder that is taken."""
 
 
 @dataclass(frozen=True)
@@ -162,13 +166,17 @@ def calibration_batches(options: ExportOptions, spec: Preprocessing, source: Pat
     Raises:
         CxrsegError: There are none.
     """
-    folder = options.calibration_images or options.verify_images
-    if folder is None:
+    data = options.calibration_images or options.quality_data or options.verify_images
+    if data is None:
         raise CxrsegError(
             source,
             "needs X-rays for INT8, since training set no activation ranges",
-            "give a folder of its kind with --calibration-images, or export --precision fp32",
+            "give some of its kind with --calibration-images, or export --precision fp32",
         )
-    paths = spread(find_images([folder]), CALIBRATION_IMAGES)
+    if data.is_file() or (data / TRAINING / "images").is_dir():
+        paths = [image.path for image in read_images(data, [TRAINING])]
+    else:
+        paths = find_images([data])
+    paths = spread(paths, CALIBRATION_IMAGES)
     images = [torch.from_numpy(preprocess(read(path).pixels, spec)) for path in paths]
-    return list(torch.stack(images)[:, None].split(BATCH))
+    return list(torch.split(torch.stack(images)[:, None], BATCH))

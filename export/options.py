@@ -16,8 +16,9 @@ class ExportOptions:
         profile: ``cpu`` stores layers that are not integer in FP16; ``gpu`` also computes them so.
         precision: ``int8``, or ``fp32`` for comparison.
         verify_images: Folder of X-rays to verify on; None for synthetic ones.
-        calibration_images: Folder of X-rays to set the activation ranges from, where training did
-            not; None for those to verify on.
+        calibration_images: X-rays to set the activation ranges from, where training did not: a
+            folder of images, or training data as a CSV or a folder, of which the split ``train`` is
+            taken; None for `quality_data`, or else for those to verify on.
         keep_fp16: Patterns, as in the shell, of layers to take out of INT8.
         weight_bits: 7 or 8; None for what the model was trained with, or else 7.
         license_note: Terms of the weights, for the model card.

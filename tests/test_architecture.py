@@ -22,7 +22,7 @@ ROOMS = {
     ),
     "trainer": ("old_names", "networks", "adapt", "recipe", "data", "fit", "cli"),
     "export": (
-        *("extra", "graph", "options", "verify", "integer", "report", "reference"),
+        *("extra", "graph", "options", "verify", "reference", "integer", "report"),
         *("pipeline", "recover", "cli"),
     ),
     "benchmarks": (

@@ -83,7 +83,8 @@ def _export(trial: Trial, precision: Precision) -> Part:
     checkpoint = trial.run.output / MODEL
 
     def make(path: Path) -> bool:
-        export(checkpoint, path, ExportOptions(precision=precision))
+        ranges = trial.run.data[0] if trial.row.is_unet and precision == "int8" else None
+        export(checkpoint, path, ExportOptions(precision=precision, calibration_images=ranges))
         return True
 
     name = f"{trial.name}: export {precision}"

@@ -50,7 +50,7 @@ class PhaseConv2d(QuantizedConv2d):
         channels = phases.shape[1] // 4
         rows = phases.permute(0, 2, 3, 1).reshape(-1, height, width, 2, 2 * channels)
         pixels = rows.transpose(2, 3).reshape(-1, 2 * height, 2 * width, channels)
-        return pixels.permute(0, 3, 1, 2)
+        return torch.as_tensor(pixels.permute(0, 3, 1, 2))
 
 
 @torch.no_grad()
@@ -114,12 +114,12 @@ def folded(model: UNet) -> UNet:
     """Return a copy whose batch norms are folded into the convolutions before them."""
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for unit in model.modules():
-        norm = getattr(getattr(unit, "adn", None), "N", None)
-        if isinstance(norm, nn.BatchNorm2d):
+        end: Any = getattr(unit, "adn", None)  # norm, dropout and activation
+        if isinstance(getattr(end, "N", None), nn.BatchNorm2d):
             convolution: Any = unit.conv
             transposed = isinstance(convolution, nn.ConvTranspose2d)
-            unit.conv = fuse_conv_bn_eval(convolution, norm, transpose=transposed)
-            unit.adn.N = nn.Identity()
+            unit.conv = fuse_conv_bn_eval(convolution, end.N, transpose=transposed)
+            end.N = nn.Identity()
     return model
 
 
@@ -136,7 +136,7 @@ def quantized(
     """
     model = folded(model)
     for layer in layers:
-        convolution = model.get_submodule(layer.name)
+        convolution: Any = model.get_submodule(layer.name)
         transposed = isinstance(convolution, nn.ConvTranspose2d)
         integer = (PhaseConv2d if transposed else QuantizedConv2d)(convolution, config)
         if not transposed:

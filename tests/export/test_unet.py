@@ -161,6 +161,14 @@ class TestOptions:
         with pytest.raises(CxrsegError, match=r"masks agree on|finds lungs on"):
             export(tmp_path / "unet.onnx", checkpoint, calibration_images=tmp_path / "dark")
 
+    def test_ranges_come_from_training_data_alike(
+        self, export: Export, checkpoint: Path, phantom_data: Path, tmp_path: Path
+    ) -> None:
+        one = export(tmp_path / "a.onnx", checkpoint, calibration_images=phantom_data)
+        folder = phantom_data / "train/images"
+        other = export(tmp_path / "b.onnx", checkpoint, calibration_images=folder)
+        assert one.sha256 == other.sha256
+
 
 class TestNetwork:
     @torch.no_grad()

@@ -113,7 +113,7 @@ def freeze_observers(model: nn.Module, frozen: bool) -> None:
 
 
 @torch.no_grad()
-def calibrate(model: LungSAM, batches: Iterable[Tensor]) -> None:
+def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set activation ranges from data and weight scales from the weights, then quantize.
 
     Args:
