@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 
@@ -27,6 +28,8 @@ def on_page_markdown(markdown: str, **_event: object) -> str:
     return markdown.replace("](../benchmarks/results/", "](results/")
 
 
-def on_page_content(html: str, **_event: object) -> str:
+def on_page_content(html: str, page: Page, **_event: object) -> str:
     """Show examples and exit codes of a command line by line, as its --help does."""
+    if not page.file.src_uri.startswith("commands/"):
+        return html
     return _LINES.sub(r"<pre>\1</pre>", html)
