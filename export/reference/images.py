@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
+from cxrseg.export.verify.images import spread
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.readers.folders import find_images
 from cxrseg.trainer.data.samples import read_table
 
 FITTED_SPLITS = ("train", "val")
 """Splits that a reference is fitted to. Images of a test split are never looked at."""
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -90,10 +88,3 @@ def _of_table(data: Path, split: str, where: Mapping[str, Sequence[str]]) -> Ite
         named = Path(row["image"])
         name = named.name if named.is_absolute() else named.as_posix()
         yield SourceImage(name, path, row.get("source") or "images", row.get("patient") or name)
-
-
-def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
-    """Return at most `limit` items, spread evenly over all, in order; None = all."""
-    if limit is None or limit >= len(items):
-        return list(items)
-    return [items[i * len(items) // limit] for i in range(limit)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from cxrseg.runtime.readers import find_images, read
 
 SYNTHETIC_IMAGES = 8
+
+Item = TypeVar("Item")
 
 MOST_IMAGES = 32
 """Images of a folder that are used, spread evenly over it."""
@@ -29,10 +32,11 @@ def verification_images(folder: Path | None) -> tuple[list[NDArray[np.float32]],
     return [read(path).pixels for path in paths], f"{len(paths)} images of {folder.name}"
 
 
-def spread(paths: Sequence[Path], most: int) -> list[Path]:
-    """Return at most `most` of the paths, spread evenly over them."""
-    count = min(len(paths), most)
-    return [paths[i * len(paths) // count] for i in range(count)]
+def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """Return at most `limit` items, spread evenly over all, in order; None = all."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[i * len(items) // limit] for i in range(limit)]
 
 
 def synthetic_radiographs(count: int, seed: int = 0) -> list[NDArray[np.float32]]:
