@@ -50,7 +50,7 @@ def lungs_table(figures: Mapping[str, Summary]) -> Table:
 def sides_table(scores: Sequence[Score]) -> Table:
     """Return the images whose lungs are swapped or missing; it may have no rows."""
     rows = [[score.image, problem(score)] for score in scores if problem(score)]
-    return Table(["swapped or missing", "what"], rows)
+    return Table(["swapped or missing", "what"], rows, per_image=True)
 
 
 def problem(score: Score) -> str:
@@ -71,7 +71,8 @@ def worst_table(scores: Sequence[Score]) -> Table:
         ]
         for score in (scores[i] for i in worst(scores))
     ]
-    return Table(["lowest Dice", "Dice", "IoU", "NSD", "HD95 px", "ASSD px", "flags"], rows)
+    header = ["lowest Dice", "Dice", "IoU", "NSD", "HD95 px", "ASSD px", "flags"]
+    return Table(header, rows, per_image=True)
 
 
 def mislabeled_tables(figures: Mapping[str, Summary], scores: Sequence[Score]) -> list[Table]:
@@ -94,7 +95,7 @@ def mislabeled_tables(figures: Mapping[str, Summary], scores: Sequence[Score]) -
     ]
     tables = [
         Table(["masks of", "n", "mislabeled", "Dice, mislabeled", "Dice, others"], counts),
-        Table(["mislabeled", "Dice", "Dice, other protocol"], images),
+        Table(["mislabeled", "Dice", "Dice, other protocol"], images, per_image=True),
     ]
     return [table for table in tables if table.rows]
 

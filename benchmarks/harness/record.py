@@ -142,12 +142,14 @@ def write_record(path: Path, facts: Mapping[str, Any], result: Result) -> list[P
         "title": result.title,
         "definitions": result.definitions,
         "data": result.data,
-        "tables": [table.to_dict() for table in result.tables],
+        "tables": [table.to_dict() for table in result.tables if not table.per_image],
         "plots": [plot.to_dict() for plot in result.plots],
     }
     contents = {plot_file(path, plot.name): plot.png for plot in result.plots}
     if result.images:
-        contents[images_file(path)] = _json({**head, "images": list(result.images)})
+        lists = [table.to_dict() for table in result.tables if table.per_image]
+        single = {**head, "lists": lists, "images": list(result.images)}
+        contents[images_file(path)] = _json(single)
     write_together({**contents, path: _json(record)})
     return [path, *contents]
 

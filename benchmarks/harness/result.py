@@ -16,12 +16,15 @@ class Table:
         rows: Cells as text, as many as titles in every row.
         title: Stands above the table; may be empty.
         note: A paragraph below it; may be empty. A table without rows is its note alone.
+        per_image: Whether its rows are single images. It is printed, and recorded with the figures
+            of each image instead of the summary.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = ""
     note: str = ""
+    per_image: bool = False
 
     def to_text(self) -> str:
         """Return the table as aligned text that is Markdown, too."""
