@@ -26,7 +26,7 @@ from cxrseg.runtime.inference.session import load_model
 from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.fit.checkpoint import Description, build, save
 from cxrseg.trainer.networks.build import require_sam
-from cxrseg.trainer.networks.forward import first_queries, whole_image_box
+from cxrseg.trainer.networks.decoder import first_queries, whole_image_box
 from cxrseg.trainer.networks.layers import GrayPatchEmbed
 from cxrseg.trainer.networks.lungsam import PROMPT_ONLY, LungSAM
 from cxrseg.trainer.networks.sam import ARCHITECTURES, PIXEL_MEAN, PIXEL_STD

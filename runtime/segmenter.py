@@ -24,6 +24,7 @@ from cxrseg.runtime.inference.postprocess import clean_components, label_mask, u
 from cxrseg.runtime.inference.session import LoadedModel, Loading
 from cxrseg.runtime.models.shipped import default_model
 from cxrseg.runtime.quality.assess import assess, not_assessed
+from cxrseg.runtime.quality.prediction import Prediction
 from cxrseg.runtime.quality.reference import read_reference
 from cxrseg.runtime.readers.reading import read
 
@@ -147,9 +148,9 @@ class Segmenter:
             protocol: clean_components(logits[channels], labels_of(protocol))
             for protocol, channels in self._others.items()
         }
-        flags = radiograph.flags + assess(
-            upright, cleaned, self.labels, shares, self.reference, radiograph.flags, others
-        )
+        prediction = Prediction(cleaned, self.labels, shares, others)
+        known = radiograph.flags
+        flags = known + assess(upright, prediction, self.reference, known)
         raised = {flag.code for flag in flags}
         timings["postprocess"] = _since(start)
 

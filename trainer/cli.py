@@ -132,8 +132,6 @@ def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bo
 def command(
     data: tuple[Path, ...],
     output: Path,
-    recipe: Path | None,
-    labels: str | None,
     stages: StageChoice | None,
     resume: bool,
     **options: Any,
@@ -160,8 +158,9 @@ def command(
     overrides = {name: options[name] for name in ("model", "image_size", "method")}
     if stages == "2" and any(overrides.values()):
         raise click.UsageError("--stage 2 keeps model, image size and method of its --checkpoint")
+    labels = options["labels"]
     overrides["labels"] = None if labels is None else tuple(labels.replace(" ", "").split(","))
-    settings = read_recipe(recipe, overrides)
+    settings = read_recipe(options["recipe"], overrides)
     warn_of_old_names("cxrseg-train", ["--average"] if options["average"] else [])
     echo("cxrseg-train: loading ...", err=True)
     from cxrseg.trainer.fit.checkpoint import MODEL

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from cxrseg.benchmarks.speed.timing import Run, distribution, interleaved
+from cxrseg.benchmarks.speed.timing import Run, Schedule, distribution, interleaved
 from cxrseg.export.verify.agreement import Backend
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.inference.devices import PROVIDERS
@@ -168,7 +168,7 @@ def time_all(
 
     pairs = zip(models, cpu_times, strict=True)
     runs = [timed(provider_backend(model), kept) for model, kept in pairs]
-    times = interleaved(runs, RUNS, WARMUP, seed)
+    times = interleaved(runs, Schedule(RUNS, WARMUP, seed))
     latencies = [distribution(each) for each in times]
     return [
         Speed(

@@ -20,7 +20,7 @@ from cxrseg.benchmarks.harness.result import Result, Table
 from cxrseg.benchmarks.harness.runner import benchmark
 from cxrseg.benchmarks.speed.models import TimedModel, open_models, random_input
 from cxrseg.benchmarks.speed.processes import cxrseg_run, peak_memory
-from cxrseg.benchmarks.speed.timing import distribution, interleaved, median
+from cxrseg.benchmarks.speed.timing import Schedule, distribution, interleaved, median
 from cxrseg.export.verify.images import synthetic_radiographs
 from cxrseg.runtime.inference.session import default_threads
 from cxrseg.runtime.models import default_model
@@ -112,12 +112,12 @@ def measure(models: Sequence[TimedModel], runs: int, seed: int) -> list[dict[str
     Raises:
         CxrsegError: A model fails.
     """
-    loads = interleaved([model.load for model in models], LOADS, 1, seed)
+    loads = interleaved([model.load for model in models], Schedule(LOADS, 1, seed))
     latencies = time_networks(models, runs, seed)
     image = sample_image(seed)
     segmenters = {model.title: model.segmenter for model in models if model.segmenter}
     segmenting = [partial(segmenter.segment, image) for segmenter in segmenters.values()]
-    times_of_images = interleaved(segmenting, _image_runs(runs), 1, seed)
+    times_of_images = interleaved(segmenting, Schedule(_image_runs(runs), 1, seed))
     image_ms = {
         title: {"median": median(times)}
         for title, times in zip(segmenters, times_of_images, strict=True)
@@ -160,7 +160,8 @@ def time_networks(models: Sequence[TimedModel], runs: int, seed: int) -> list[di
     """
     inputs = {model.shape: random_input(model.shape, seed) for model in models}
     inferences = [partial(model.infer, inputs[model.shape]) for model in models]
-    return [distribution(times) for times in interleaved(inferences, runs, WARMUP, seed)]
+    schedule = Schedule(runs, WARMUP, seed)
+    return [distribution(times) for times in interleaved(inferences, schedule)]
 
 
 def sample_image(seed: int) -> NDArray[np.uint8]:

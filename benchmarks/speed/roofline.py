@@ -19,7 +19,7 @@ from cxrseg.benchmarks.harness.runner import benchmark
 from cxrseg.benchmarks.speed.macs import Macs, count_macs
 from cxrseg.benchmarks.speed.models import open_models, random_input
 from cxrseg.benchmarks.speed.products import KINDS, Kind, Product, Shape, open_product
-from cxrseg.benchmarks.speed.timing import Run, interleaved
+from cxrseg.benchmarks.speed.timing import Run, Schedule, interleaved
 from cxrseg.runtime.inference.session import default_threads
 from cxrseg.runtime.models import default_model
 
@@ -123,7 +123,7 @@ def roofline(options: Options) -> Result:
     products = [open_product(kind, x, threads, options.seed) for kind in KINDS for x in SHAPES]
     runs: list[Run] = [product.run for product in products]
     runs += [partial(model.infer, random_input(model.shape, options.seed)) for model in models]
-    times = interleaved(runs, options.runs, 1, options.seed)
+    times = interleaved(runs, Schedule(options.runs, 1, options.seed))
     ceilings = [ceiling_of(product, own) for product, own in zip(products, times, strict=False)]
     uses = [
         use_of(model.title, macs, own, ceilings)

@@ -18,7 +18,7 @@ from cxrseg.benchmarks.harness.parameters import PATH, argument, option
 from cxrseg.benchmarks.harness.result import Result, Table
 from cxrseg.benchmarks.harness.runner import benchmark
 from cxrseg.benchmarks.speed.processes import cxrseg_run, peak_memory, run_process
-from cxrseg.benchmarks.speed.timing import distribution, interleaved
+from cxrseg.benchmarks.speed.timing import Schedule, distribution, interleaved
 from cxrseg.runtime.models import default_model
 from cxrseg.runtime.readers import read
 
@@ -112,9 +112,7 @@ def measure(image: Path, model: Path | None, runs: int, seed: int) -> list[dict[
         peaks = [peak_memory(words, title) for title, words in processes.items()]
         times = interleaved(
             [partial(run_process, words, title) for title, words in processes.items()],
-            runs,
-            WARMUP - 1,
-            seed,
+            Schedule(runs, WARMUP - 1, seed),
             # Nothing of this process computes meanwhile, so that there is nothing to wait for.
             rest=lambda: None,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
@@ -19,11 +20,24 @@ _MAX_REST_S = 2.0
 _US = 3
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """How often functions take their turn, and in which order.
+
+    Attributes:
+        rounds: Number of rounds that count.
+        warmup: Number of rounds before them that do not.
+        seed: Seed of the orders.
+    """
+
+    rounds: int
+    warmup: int
+    seed: int
+
+
 def interleaved(
     runs: Sequence[Run],
-    rounds: int,
-    warmup: int,
-    seed: int,
+    schedule: Schedule,
     clock: Clock = time.perf_counter,
     rest: Run | None = None,
 ) -> list[list[float]]:
@@ -33,18 +47,17 @@ def interleaved(
 
     Args:
         runs: What to time.
-        rounds: Number of rounds that count.
-        warmup: Number of rounds before them that do not.
-        seed: Seed of the orders.
+        schedule: The rounds.
         clock: Returns the time in s.
         rest: Called before each run, outside of its time; None = `settle`.
 
     Returns:
         For each function, one time in ms per round that counts.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(schedule.seed)
+    warmup = schedule.warmup
     times: list[list[float]] = [[] for _ in runs]
-    for number in tqdm(range(warmup + rounds), unit="round", leave=False, disable=None):
+    for number in tqdm(range(warmup + schedule.rounds), unit="round", leave=False, disable=None):
         for index in rng.permutation(len(runs)):
             (rest or settle)()
             start = clock()

@@ -20,7 +20,8 @@ from cxrseg.trainer.adapt.quantizers import (
     QuantizedWeight,
 )
 from cxrseg.trainer.networks.build import Network
-from cxrseg.trainer.networks.forward import decode, encode, first_queries, whole_image_box
+from cxrseg.trainer.networks.decoder import Prompt, decode, embed_prompt
+from cxrseg.trainer.networks.encoder import encode
 from cxrseg.trainer.networks.layers import Projections, effective
 from cxrseg.trainer.networks.lungsam import LungSAM
 from cxrseg.trainer.networks.unet import UNet
@@ -43,14 +44,11 @@ class Shipped(nn.Module):
         super().__init__()
         model = copy.deepcopy(model).eval().requires_grad_(False)
         with torch.no_grad():
-            tokens, queries = first_queries(
-                model.mask_decoder, whole_image_box(model.prompt_encoder)
-            )
-            positions = model.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)
-        self.register_buffer("tokens", tokens.contiguous())
-        self.register_buffer("queries", queries.contiguous())
-        self.register_buffer("dense", model.prompt_encoder.no_mask_embed.weight.reshape(-1))
-        self.register_buffer("positions", positions.contiguous())
+            prompt = embed_prompt(model.prompt_encoder, model.mask_decoder)
+        self.register_buffer("tokens", prompt.tokens.contiguous())
+        self.register_buffer("queries", prompt.queries.contiguous())
+        self.register_buffer("dense", prompt.dense)
+        self.register_buffer("positions", prompt.positions.contiguous())
         self.channels = len(model.labels)
         self.image_size = model.image_size
         make_plain(model, layers)
@@ -63,15 +61,8 @@ class Shipped(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Segment float32 [B, 1, S, S]; equal to `LungSAM.forward` with no box."""
         embedding = encode(self.image_encoder, image)
-        return decode(
-            self.mask_decoder,
-            embedding,
-            self.tokens,
-            self.queries,
-            self.dense,
-            self.positions,
-            self.channels,
-        )
+        prompt = Prompt(self.tokens, self.queries, self.dense, self.positions)
+        return decode(self.mask_decoder, embedding, prompt, self.channels)
 
 
 @torch.no_grad()

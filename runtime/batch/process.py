@@ -113,7 +113,9 @@ def _process(
     if task.folder is not None:
         prepare_folder(task.folder)
     report = make_report(result, radiograph, source, formats, deidentify)
-    outputs = write(result, radiograph, source, task.folder, formats, deidentify, report)
+    outputs = write(
+        result, radiograph, source, task.folder, formats, deidentify=deidentify, report=report
+    )
     return Done(source, outputs, report)
 
 

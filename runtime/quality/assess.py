@@ -11,17 +11,19 @@ with the limits of all that depends on the model's outlines. All rules are in `r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxrseg.runtime.core.flags import Flag
-from cxrseg.runtime.core.labels import Label, Protocol
+from cxrseg.runtime.core.labels import Label
 from cxrseg.runtime.inference.postprocess import label_mask
 from cxrseg.runtime.quality.features import GRID, grid_logits, thumbnail
 from cxrseg.runtime.quality.image_flags import gray_flags, image_flags
 from cxrseg.runtime.quality.outline_flags import judged_protocol, missing_lungs, outline_flags
+from cxrseg.runtime.quality.prediction import Prediction
 from cxrseg.runtime.quality.reference import Reference
 from cxrseg.runtime.quality.rules import RULES, Need, judge
 
@@ -51,12 +53,9 @@ def not_assessed(reference: Reference | None, labels: Sequence[Label]) -> tuple[
 
 def assess(
     pixels: NDArray[np.float32],
-    logits: NDArray[np.float32],
-    labels: Sequence[Label],
-    shares: Mapping[str, float],
+    prediction: Prediction,
     reference: Reference | None,
     known: Sequence[Flag] = (),
-    other_logits: Mapping[Protocol, NDArray[np.float32]] | None = None,
 ) -> tuple[Flag, ...]:
     """Return the reasons to doubt a segmentation, the gravest first.
 
@@ -65,28 +64,24 @@ def assess(
 
     Args:
         pixels: float32 [H, W] in [0, 1], turned upright as far as its file tells.
-        logits: float32 [n, h, w] at the model's resolution, the channels of `labels`.
-        labels: The labels of the mask, right before left.
-        shares: Label name -> share of the image, in [0, 1], at its native size.
+        prediction: What the model says of it.
         reference: The model's quality reference. Without it, only flags that need none are raised:
             `not_assessed` names the others.
         known: What the reader has flagged already.
-        other_logits: Logits of both lungs under other protocols that the model knows. Where the
-            heart lies shows best in the difference.
 
     Returns:
         Flags that are not among `known`, under that or another name.
     """
-    channels = grid_logits(logits)
-    mask = label_mask(list(channels), labels)
+    prediction = replace(prediction, logits=grid_logits(prediction.logits))
+    mask = label_mask(list(prediction.logits), prediction.labels)
     # Averaging all pixels of a large X-ray would take longer than all the rest.
     step = max(1, min(pixels.shape) // _ENOUGH)
     fewer = np.ascontiguousarray(pixels[::step, ::step])
     cells = thumbnail(fewer)
     flags = (
         image_flags(fewer, cells, mask, reference)
-        or missing_lungs(shares, labels)
-        or outline_flags(channels, mask, labels, cells, reference, other_logits or {})
+        or missing_lungs(prediction)
+        or outline_flags(prediction, mask, cells, reference)
     )
     flags = [*flags, *([] if cells is None else gray_flags(pixels, mask))]
     flags += judge("tiny", min(pixels.shape))

@@ -18,6 +18,7 @@ from cxrseg.runtime.quality.features import (
     shape,
     uncertainty,
 )
+from cxrseg.runtime.quality.prediction import Prediction
 from cxrseg.runtime.quality.reference import Reference
 from cxrseg.runtime.quality.rules import RULES, judge
 
@@ -32,8 +33,9 @@ def judged_protocol(reference: Reference | None, labels: Sequence[Label]) -> Pro
     return protocol if known and tuple(labels) == labels_of(protocol) else None
 
 
-def missing_lungs(shares: Mapping[str, float], labels: Sequence[Label]) -> list[Flag]:
-    """Tell which lungs are missing; `shares` are of the image, by label name."""
+def missing_lungs(prediction: Prediction) -> list[Flag]:
+    """Tell which lungs are missing, by their shares of the image."""
+    shares, labels = prediction.shares, prediction.labels
     missing = [
         flag
         for label in labels
@@ -46,28 +48,25 @@ def missing_lungs(shares: Mapping[str, float], labels: Sequence[Label]) -> list[
 
 
 def outline_flags(
-    channels: NDArray[np.float32],
+    prediction: Prediction,
     mask: NDArray[np.uint8],
-    labels: Sequence[Label],
     cells: Cells | None,
     reference: Reference | None,
-    other_logits: Mapping[Protocol, NDArray[np.float32]],
 ) -> list[Flag]:
     """Judge the outlines of a mask that misses no lung.
 
     Args:
-        channels: float32 [n, GRID, GRID], logits of `labels`.
+        prediction: What the model says, its logits as `grid_logits` returns them.
         mask: uint8 [GRID, GRID] of label values.
-        labels: The labels of the mask, right before left.
         cells: float64 [CELLS, CELLS] of `thumbnail`; None where there is nothing to see.
         reference: The model's quality reference, or None.
-        other_logits: As `assess` takes them.
     """
+    labels, other_logits = prediction.labels, prediction.other_logits
     protocol = judged_protocol(reference, labels)
     if reference is None or protocol is None:
         return _fragmented(mask, labels)
     limits = reference.limits[protocol]
-    band = uncertainty(channels, mask) / reference.statistics.uncertainty[protocol]
+    band = uncertainty(prediction.logits, mask) / reference.statistics.uncertainty[protocol]
     along = cut_off(mask)
     cut = [
         flag

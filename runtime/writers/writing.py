@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +20,26 @@ from cxrseg.runtime.writers.paths import DEFAULT_FORMATS, Format, Outputs, dicom
 from cxrseg.runtime.writers.report import Report, make_report, report_json
 
 
+class WriteDetails(TypedDict, total=False):
+    """What the files of single formats hold; further keyword arguments of `write`.
+
+    Attributes:
+        deidentify: Leave the patient's identity, dates and the original UIDs out of DICOM; False
+            by default. The other formats never hold them.
+        report: What the JSON report shall hold; None, the default, = made here, by `make_report`.
+    """
+
+    deidentify: bool
+    report: Report | None
+
+
 def write(
     segmentation: Segmentation,
     radiograph: Radiograph,
     source: str | os.PathLike[str],
     folder: str | os.PathLike[str] | None = None,
     formats: Collection[Format] = DEFAULT_FORMATS,
-    deidentify: bool = False,
-    report: Report | None = None,
+    **details: Unpack[WriteDetails],
 ) -> Outputs:
     """Write the outputs of one segmentation: all of them or none, the report last.
 
@@ -39,9 +52,7 @@ def write(
             ``x_overlay.png`` and ``x.json``. It need not exist, unless DICOM is to be written.
         folder: Existing folder for the outputs; None = beside the source.
         formats: What to write. ``seg`` and ``sc`` need highdicom and a DICOM source.
-        deidentify: Leave the patient's identity, dates and the original UIDs out of DICOM; the
-            other formats never hold them.
-        report: What the JSON report shall hold; None = made here, by `make_report`.
+        **details: ``deidentify`` and ``report``, see `WriteDetails`.
 
     Returns:
         The paths written.
@@ -49,7 +60,12 @@ def write(
     Raises:
         CxrsegError: A file cannot be written, or exists and is not an earlier output of cxrseg;
             the source cannot have DICOM outputs; or highdicom is not installed.
+        TypeError: A keyword argument is unknown.
     """
+    unknown = sorted(details.keys() - WriteDetails.__annotations__.keys())
+    if unknown:
+        raise TypeError(f"write() got an unexpected keyword argument {unknown[0]!r}")
+    deidentify, report = details.get("deidentify", False), details.get("report")
     source = Path(source)
     outputs = Outputs.of(source, folder, formats)
     for path in outputs:
@@ -62,7 +78,7 @@ def write(
         contents[outputs.lungs] = lungs_png(segmentation)
         contents[outputs.overlay] = rgb_png(picture)
     if dicom_among(formats):
-        contents |= _dicom(segmentation, picture, source, outputs, formats, deidentify)
+        contents |= _dicom(segmentation, picture, source, outputs, deidentify)
     if "json" in formats:
         if report is None:
             report = make_report(segmentation, radiograph, source, formats, deidentify)
@@ -90,9 +106,9 @@ def _dicom(
     picture: NDArray[np.uint8] | None,
     source: Path,
     outputs: Outputs,
-    formats: Collection[Format],
     deidentify: bool,
 ) -> dict[Path, bytes]:
+    formats = outputs.formats
     require_extra(", ".join(dicom_among(formats)), "dicom", ["highdicom"])
     # Imported here: an image that is no DICOM needs none of it.
     from cxrseg.runtime.writers.dicom_sc import overlay_dcm

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +24,46 @@ FIELDS = ("right_lung", "left_lung")
 SHIPPED = "shipped"
 
 
-def build_model(
-    labels: tuple[str, ...] = FIELDS,
-    card: str | None = None,
-    card_size: int = SIZE,
-    card_labels: tuple[str, ...] | None = None,
-    input_name: str = "image",
-    weight_at: str | None = None,
-    reference: str | None = SHIPPED,
-) -> bytes:
+@dataclass(frozen=True)
+class TinyModel:
     """Dark tissue is lung: logits = 20 * (0.35 - mean of 4 x 4), right lung left of the middle.
 
-    The quality reference is that of the model that ships, unless another, or none, is given.
+    Attributes:
+        labels: Its channels.
+        card: Text of its card; empty for no card, None for one that fits.
+        card_size: Input size that the card tells.
+        card_labels: Labels that the card tells; None = `labels`.
+        input_name: Name of its input.
+        weight_at: File beside it that is said to hold a weight; None = all are in the model.
+        reference: Its quality reference; by default that of the model that ships, None for none.
     """
+
+    labels: tuple[str, ...] = FIELDS
+    card: str | None = None
+    card_size: int = SIZE
+    card_labels: tuple[str, ...] | None = None
+    input_name: str = "image"
+    weight_at: str | None = None
+    reference: str | None = SHIPPED
+
+    def properties(self) -> dict[str, str]:
+        """Return the metadata of the file."""
+        card = self.card
+        if card is None:
+            preprocessing = Preprocessing(size=self.card_size, low=0, high=100)
+            card = ModelCard(
+                "tiny", "9.9", self.card_labels or self.labels, preprocessing
+            ).to_json()
+        properties = {METADATA_KEY: card} if card else {}
+        if self.reference is not None:
+            shipped = self.reference == SHIPPED
+            properties[REFERENCE_KEY] = shipped_json() if shipped else self.reference
+        return properties
+
+
+def build_model(tiny: TinyModel) -> bytes:
+    """Return the content of the model's file."""
+    labels, input_name, weight_at = tiny.labels, tiny.input_name, tiny.weight_at
     cells = SIZE // 4
     side = np.zeros((1, len(labels), cells, cells), np.float32)
     for channel, name in enumerate(labels):
@@ -71,17 +99,7 @@ def build_model(
         weights,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    if card is None:
-        card = ModelCard(
-            name="tiny",
-            version="9.9",
-            labels=card_labels or labels,
-            preprocessing=Preprocessing(size=card_size, low=0, high=100),
-        ).to_json()
-    properties = {METADATA_KEY: card} if card else {}
-    if reference is not None:
-        properties[REFERENCE_KEY] = shipped_json() if reference == SHIPPED else reference
-    helper.set_model_props(model, properties)
+    helper.set_model_props(model, tiny.properties())
     assert isinstance(model, onnx.ModelProto)
     return model.SerializeToString()
 
@@ -91,13 +109,13 @@ ModelFile = Callable[..., Path]
 
 @pytest.fixture
 def model_file(tmp_path: Path) -> ModelFile:
-    """Write a model with `build_model`'s options and return its path."""
+    """Write a `TinyModel` with these attributes and return its path."""
     folder = tmp_path / "models"
 
     def make(name: str = "tiny.onnx", **options: object) -> Path:
         folder.mkdir(exist_ok=True)
         path = folder / name
-        path.write_bytes(build_model(**options))  # type: ignore[arg-type]
+        path.write_bytes(build_model(TinyModel(**options)))  # type: ignore[arg-type]
         return path
 
     return make
@@ -166,3 +184,15 @@ def run_cxrseg(capfd: pytest.CaptureFixture[str]) -> RunCommand:
         return Result(int(exit_.value.code or 0), out, err)
 
     return run
+
+
+@pytest.fixture
+def run_tiny(run_cxrseg: RunCommand, model: list[str]) -> RunCommand:
+    """Run ``cxrseg-run`` with the tiny model, on one thread."""
+    return partial(run_cxrseg, *model)
+
+
+@pytest.fixture
+def chest_png(save_chest: SaveChest, xrays: Path) -> Path:
+    """Return a chest image, the only file in `xrays`."""
+    return save_chest(xrays / "x.png")

@@ -79,7 +79,6 @@ class Task(LightningModule):
         stage: Settings of the stage.
         description: What checkpoints say of the network.
         groups: Source of each validation image.
-        orthogonality_weight: Weight of AdaLoRA's penalty.
         teachers: Whom to learn from besides the masks, as much as the stage says.
     """
 
@@ -89,7 +88,6 @@ class Task(LightningModule):
         stage: StageRecipe,
         description: Description,
         groups: Sequence[str],
-        orthogonality_weight: float = 0.0,
         teachers: Sequence[Teacher] = (),
     ) -> None:
         super().__init__()
@@ -100,7 +98,6 @@ class Task(LightningModule):
         self.group_names = sorted(set(self.groups))
         self.mean_names = ["val_dice", "val_iou", *(f"val_dice/{g}" for g in self.group_names)]
         self.means: Any = nn.ModuleList(MeanMetric(nan_strategy="disable") for _ in self.mean_names)
-        self.orthogonality_weight = orthogonality_weight
         # No submodule: checkpoints and the average of weights are the student's alone.
         self.teachers = tuple(teachers)
         self.allocation: RankAllocation | None = None
@@ -140,8 +137,9 @@ class Task(LightningModule):
             self.log("distillation", distilled, on_step=False, on_epoch=True)
             loss = (1 - share) * loss + share * distilled
         self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True)
-        if self.allocation is not None and self.orthogonality_weight:
-            loss = loss + self.orthogonality_weight * orthogonality(self.model)
+        adapters = self.description.adapters
+        if self.allocation is not None and adapters is not None and adapters.orthogonality:
+            loss = loss + adapters.orthogonality * orthogonality(self.model)
         return loss
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:

@@ -84,9 +84,8 @@ def first_stage(run: Run, samples: Sequence[Sample]) -> StageReport:
         model_soup(model, [start_from(path, description)[0] for path in run.soup])
     freeze(model.unused_modules())
     groups = [sample.group for sample in val_samples(recipe, samples)]
-    penalty = recipe.adapters.orthogonality
     teachers = teachers_of(run, recipe.stage1)
-    task = Task(model, recipe.stage1, description, groups, penalty, teachers)
+    task = Task(model, recipe.stage1, description, groups, teachers)
     if isinstance(model, LungSAM):
         if recipe.method == "decoder":
             freeze([model.image_encoder])
@@ -163,7 +162,7 @@ def second_stage(run: Run, samples: Sequence[Sample], start: Path) -> StageRepor
     groups = [sample.group for sample in val_samples(recipe, samples)]
     # No gradient checkpointing: recomputation would track activation ranges twice.
     teachers = teachers_of(run, recipe.stage2)
-    task = Task(model, recipe.stage2, description, groups, teachers=teachers)
+    task = Task(model, recipe.stage2, description, groups, teachers)
     report = run_stage(run, 2, task, samples)
     finish_stage(run, 2, model, description, report)
     return report

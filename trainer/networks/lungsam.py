@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import label_named
-from cxrseg.trainer.networks.forward import decode, encode, first_queries, whole_image_box
+from cxrseg.trainer.networks.decoder import decode, embed_prompt
+from cxrseg.trainer.networks.encoder import encode
 from cxrseg.trainer.networks.layers import GrayPatchEmbed
 from cxrseg.trainer.networks.sam import Architecture, build_sam, read_torch_file, resize_positions
 
@@ -65,12 +66,8 @@ class LungSAM(nn.Module):
             Logits float32 [B, C, S / 4, S / 4], C = number of labels; above 0 is lung.
         """
         embedding = encode(self.image_encoder, image, self.gradient_checkpointing)
-        prompt = whole_image_box(self.prompt_encoder, box)
-        dense = self.prompt_encoder.no_mask_embed.weight.reshape(-1)
-        positions = self.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)
-        tokens, queries = first_queries(self.mask_decoder, prompt)
-        channels = len(self.labels)
-        return decode(self.mask_decoder, embedding, tokens, queries, dense, positions, channels)
+        prompt = embed_prompt(self.prompt_encoder, self.mask_decoder, box)
+        return decode(self.mask_decoder, embedding, prompt, len(self.labels))
 
     def unused_modules(self) -> list[nn.Module]:
         """Return the parts of SAM that a prompt-free mask never reaches."""

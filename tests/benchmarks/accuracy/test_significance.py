@@ -16,23 +16,26 @@ from cxrseg.runtime.core.own_files import is_ours
 Bench = Callable[..., Any]
 
 
+Models = tuple[Path, Path]
+
+
 @pytest.fixture
-def other(model: Path, tmp_path: Path) -> Path:
-    """Return a model that takes less for dark."""
+def models(model: Path, tmp_path: Path) -> Models:
+    """Return the tiny model, and another that takes less for dark."""
     copy = onnx.load(str(model))
     for weight in copy.graph.initializer:
         if weight.name == "level":
             weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) - 0.1, "level"))
     path = tmp_path / "other.onnx"
     onnx.save(copy, str(path))
-    return path
+    return model, path
 
 
 @pytest.fixture
-def results(bench: Bench, model: Path, other: Path, data: Path, tmp_path: Path) -> list[Path]:
+def results(bench: Bench, models: Models, data: Path, tmp_path: Path) -> list[Path]:
     """Return results of accuracy of both models."""
     paths = []
-    for each in (model, other):
+    for each in models:
         paths.append(tmp_path / f"accuracy-{each.stem}.json")
         done = bench("accuracy", each, "--data", data, "-o", paths[-1], "--device", "cpu")
         assert done.code == 0, done.err
@@ -40,10 +43,10 @@ def results(bench: Bench, model: Path, other: Path, data: Path, tmp_path: Path) 
 
 
 def test_record_is_that_of_the_scores(
-    bench: Bench, model: Path, other: Path, data: Path, results: list[Path], tmp_path: Path
+    bench: Bench, models: Models, data: Path, results: list[Path], tmp_path: Path
 ) -> None:
     output = tmp_path / "significance.json"
-    args = ("significance", model, other, "--data", data, "--device", "cpu")
+    args = ("significance", *models, "--data", data, "--device", "cpu")
     done = bench(*args, "-o", output, "--margin", 0.01)
     assert done.code == 0, done.err
     record = json.loads(output.read_text())
@@ -75,7 +78,7 @@ def test_record_is_that_of_the_scores(
 
 
 def test_two_results_say_the_same_as_two_models(
-    bench: Bench, model: Path, other: Path, data: Path, results: list[Path], tmp_path: Path
+    bench: Bench, models: Models, data: Path, results: list[Path], tmp_path: Path
 ) -> None:
     def data_of(*args: object) -> Any:
         output = tmp_path / "significance.json"
@@ -83,7 +86,7 @@ def test_two_results_say_the_same_as_two_models(
         assert done.code == 0, done.err
         return json.loads(output.read_text())["data"]
 
-    fresh, read = data_of(model, other, "--device", "cpu"), data_of(*results)
+    fresh, read = data_of(*models, "--device", "cpu"), data_of(*results)
     # Results hold six digits.
     assert read["groups"] == fresh["groups"]
     assert read["models"] == [

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,18 @@ def val_images(phantom_data: Path) -> Path:
 
 
 @pytest.fixture
+def agree_nano(bench: Bench, exported: Path, val_images: Path) -> Bench:
+    """Run ``cxrseg-bench agreement`` on the nano model and its validation images."""
+    return partial(bench, "agreement", exported, "--images", val_images)
+
+
+@pytest.fixture
+def agree_tiny(bench: Bench, model: Path, data: Path) -> Bench:
+    """Run ``cxrseg-bench agreement`` on the tiny model and the test images of `data`."""
+    return partial(bench, "agreement", model, "--images", data)
+
+
+@pytest.fixture
 def twin(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Let the CPU provider stand in for OpenVINO; `where` is who is said to run the nodes."""
 
@@ -77,12 +90,12 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_with_a_checkpoint(
-    bench: Bench, exported: Path, fine_run: Path, val_images: Path, tmp_path: Path
+    agree_nano: Bench, exported: Path, fine_run: Path, val_images: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "agreement.json"
     checkpoint = fine_run / "model.ckpt"
-    args = ("agreement", exported, "--images", val_images, "--limit", 4, "--threads", 1)
-    result = bench(*args, "--checkpoint", checkpoint, "-o", output)
+    args = ("--limit", 4, "--threads", 1, "--checkpoint", checkpoint)
+    result = agree_nano(*args, "-o", output)
     record = json.loads(output.read_text())
     data = record["data"]
     (pair,) = (each for each in data["pairs"] if each["first"] == agreement.TORCH)
@@ -124,12 +137,8 @@ def test_with_a_checkpoint(
         assert str(tmp_path) not in text and str(val_images) not in text
 
 
-def test_another_checkpoint_is_told(
-    bench: Bench, exported: Path, base_run: Path, val_images: Path
-) -> None:
-    result = bench(
-        "agreement", exported, "--images", val_images, "--checkpoint", base_run / "model.ckpt"
-    )
+def test_another_checkpoint_is_told(agree_nano: Bench, base_run: Path) -> None:
+    result = agree_nano("--checkpoint", base_run / "model.ckpt")
     assert "was not exported from" in result.err
 
 
@@ -144,12 +153,11 @@ def test_a_checkpoint_of_another_size(
 
 
 def test_another_provider(
-    bench: Bench, model: Path, data: Path, twin: Callable[..., None], tmp_path: Path
+    agree_tiny: Bench, data: Path, twin: Callable[..., None], tmp_path: Path
 ) -> None:
     twin()
     output = tmp_path / "agreement.json"
-    args = ("agreement", model, "--images", data, "--where", "source=a", "--threads", 1)
-    result = bench(*args, "-o", output)
+    result = agree_tiny("--where", "source=a", "--threads", 1, "-o", output)
     assert result.code == 0, result.err
     assert f"{OPENVINO} : {CPU}" in result.out
     found = json.loads(output.read_text())["data"]
@@ -174,9 +182,7 @@ def test_another_provider(
 
 @pytest.mark.parametrize("limit", ["mean", "worst"])
 def test_a_limit_that_is_not_met(
-    bench: Bench,
-    model: Path,
-    data: Path,
+    agree_tiny: Bench,
     twin: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -185,30 +191,26 @@ def test_a_limit_that_is_not_met(
     twin()
     monkeypatch.setattr(agreement, "SAME_NETWORK", replace(SAME_NETWORK, **{limit: 1.1}))
     output = tmp_path / "agreement.json"
-    result = bench("agreement", model, "--images", data, "-o", output)
+    result = agree_tiny("-o", output)
     assert result.code == 1
     assert "masks agree on 1.000000 of the pixels" in result.err
     assert json.loads(output.read_text())["data"]["passed"] is False
 
 
-def test_a_provider_that_runs_nothing(
-    bench: Bench, model: Path, data: Path, twin: Callable[..., None]
-) -> None:
+def test_a_provider_that_runs_nothing(agree_tiny: Bench, twin: Callable[..., None]) -> None:
     twin(CPU)
-    result = bench("agreement", model, "--images", data)
+    result = agree_tiny()
     assert result.code == 1
     assert f"{OPENVINO}: runs no part of the model" in result.err
 
 
 @without_openvino
-def test_a_provider_that_falls_back(
-    bench: Bench, exported: Path, fine_run: Path, val_images: Path, offered: None, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("offered")
+def test_a_provider_that_falls_back(agree_nano: Bench, fine_run: Path, tmp_path: Path) -> None:
     """ONNX Runtime itself would go on with the CPU and say nothing."""
     assert "openvino" in runtime_session.available_devices()
     output = tmp_path / "agreement.json"
-    args = ("agreement", exported, "--images", val_images, "-o", output)
-    result = bench(*args, "--checkpoint", fine_run / "model.ckpt")
+    result = agree_nano("--checkpoint", fine_run / "model.ckpt", "-o", output)
     assert result.code == 1
     assert "could not start" in result.err
     record = json.loads(output.read_text())["data"]
@@ -220,11 +222,11 @@ def test_a_provider_that_falls_back(
 @without_openvino
 @pytest.mark.parametrize("name", [None, "offered"])
 def test_nothing_to_compare(
-    bench: Bench, model: Path, data: Path, name: str | None, request: pytest.FixtureRequest
+    agree_tiny: Bench, name: str | None, request: pytest.FixtureRequest
 ) -> None:
     if name is not None:
         request.getfixturevalue(name)
-    result = bench("agreement", model, "--images", data)
+    result = agree_tiny()
     assert result.code == 1
     assert "nothing to compare" in result.err
     assert "onnxruntime-openvino" in result.err and "--checkpoint" in result.err
@@ -234,9 +236,9 @@ def test_nothing_to_compare(
 @pytest.mark.skipif(
     OPENVINO not in onnxruntime.get_available_providers(), reason="needs onnxruntime-openvino"
 )
-def test_openvino(bench: Bench, model: Path, data: Path, tmp_path: Path) -> None:
+def test_openvino(agree_tiny: Bench, tmp_path: Path) -> None:
     output = tmp_path / "agreement.json"
-    result = bench("agreement", model, "--images", data, "-o", output)
+    result = agree_tiny("-o", output)
     assert result.code == 0, result.err
     record = json.loads(output.read_text())["data"]
     assert record["failed"] == {}

@@ -51,18 +51,24 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def options(home: Path, base: Path, test: Path) -> list[object]:
-    return [
-        *("-o", home / "out", "--checkpoint", base / "model.ckpt", "--recipe", home / "sam.yaml"),
-        *("--row-recipe", "unet-size", home / "unet.yaml", "--test", test, "--runs", 3),
-    ]
+@pytest.fixture(scope="module")
+def common(home: Path, base_run: Path, phantom_csv: Path) -> list[object]:
+    """Return the options of every comparison: where it starts, how it trains, what it tests."""
+    start = ("--checkpoint", base_run / "model.ckpt", "--recipe", home / "sam.yaml")
+    return [*start, "--test", phantom_csv]
 
 
 @pytest.fixture(scope="module")
-def compared(call: Any, home: Path, phantom_data: Path, phantom_csv: Path, base_run: Path) -> Any:
+def own(common: list[object], home: Path) -> list[object]:
+    """Return the options of the comparison in the folder of the recipes."""
+    unet = ("--row-recipe", "unet-size", home / "unet.yaml")
+    return [*common, *unet, "-o", home / "out", "--runs", 3]
+
+
+@pytest.fixture(scope="module")
+def compared(call: Any, home: Path, phantom_data: Path, own: list[object]) -> Any:
     """Return the outcome of a comparison in which one row fails."""
     broken = ("--row-recipe", "full", home / "broken.yaml")
-    own = options(home, base_run, phantom_csv)
     return call("bench", "methods", phantom_data, "--rows", COMPARED, *broken, *own)
 
 
@@ -153,17 +159,11 @@ def test_sams_are_also_prompted_with_a_box(record: dict[str, Any]) -> None:
 
 
 def test_the_same_command_does_what_is_missing_alone(
-    record: dict[str, Any],
-    bench: Any,
-    home: Path,
-    phantom_data: Path,
-    phantom_csv: Path,
-    base_run: Path,
+    record: dict[str, Any], bench: Any, home: Path, phantom_data: Path, own: list[object]
 ) -> None:
     folder = home / "out/seed0/adalora-qat"
     kept = [folder / "model.ckpt", *folder.glob("*.json"), *folder.glob("*.onnx")]
     before = {path: path.stat().st_mtime_ns for path in kept}
-    own = options(home, base_run, phantom_csv)
     result = bench("methods", phantom_data, "--rows", "full,adalora-qat", *own)
     assert result.code == 0, result.err[-2000:]
     assert {path: path.stat().st_mtime_ns for path in kept} == before
@@ -180,27 +180,19 @@ def test_the_same_command_does_what_is_missing_alone(
 
 
 def test_a_finished_row_of_another_recipe_is_kept(
-    record: dict[str, Any],
-    bench: Any,
-    home: Path,
-    phantom_data: Path,
-    phantom_csv: Path,
-    base_run: Path,
+    record: dict[str, Any], bench: Any, home: Path, phantom_data: Path, own: list[object]
 ) -> None:
     (home / "longer.yaml").write_text(SAM.replace("images_per_epoch: 96", "images_per_epoch: 480"))
-    own = options(home, base_run, phantom_csv)
     changed = ("--row-recipe", "lora", home / "longer.yaml")
     result = bench("methods", phantom_data, "--rows", "lora", *own, *changed)
     assert result.code == 1 and "images_per_epoch" in result.err and "lora" in result.err
 
 
 def test_seeds_are_averaged_and_their_range_told(
-    bench: Any, home: Path, tmp_path: Path, phantom_data: Path, phantom_csv: Path, base_run: Path
+    bench: Any, tmp_path: Path, phantom_data: Path, common: list[object]
 ) -> None:
-    own = ["--checkpoint", base_run / "model.ckpt", "--recipe", home / "sam.yaml"]
-    own += ["--rows", "decoder", "--seeds", "0,3", "--no-box", "--limit", 2, "--runs", 2]
-    own += ["--test", phantom_csv]
-    result = bench("methods", phantom_data, "-o", tmp_path / "out", *own)
+    args = ["--rows", "decoder", "--seeds", "0,3", "--no-box", "--limit", 2, "--runs", 2]
+    result = bench("methods", phantom_data, "-o", tmp_path / "out", *common, *args)
     assert result.code == 0, result.err[-2000:]
     (found,) = json.loads((tmp_path / "out/methods.json").read_text())["data"]["rows"]
     each = found["dice_per_seed"]["test, fields"]

@@ -15,6 +15,7 @@ import pytest
 
 from cxrseg.benchmarks.speed import latency, timing
 from cxrseg.benchmarks.speed.latency import IMAGE, figures_table, sample_image
+from cxrseg.benchmarks.speed.timing import Schedule
 from helpers.models.foreign import with_card, write_model
 
 Bench = Callable[..., Any]
@@ -84,11 +85,11 @@ def test_figures_are_those_of_the_times(
     """Runs of known length: loads, then inferences, then whole images, each with its warm-up."""
     rounds = []
 
-    def timed(runs: Any, count: int, warmup: int, _seed: int) -> list[list[float]]:
-        rounds.append((len(runs), count, warmup))
-        for run in runs * (warmup + count):
+    def timed(runs: Any, schedule: Schedule) -> list[list[float]]:
+        rounds.append((len(runs), schedule.rounds, schedule.warmup))
+        for run in runs * (schedule.warmup + schedule.rounds):
             run()
-        return [[10.0 * len(rounds) + n for n in range(count)] for _ in runs]
+        return [[10.0 * len(rounds) + n for n in range(schedule.rounds)] for _ in runs]
 
     monkeypatch.setattr(latency, "interleaved", timed)
     data = measured(bench, tmp_path / "r.json", model, "--runs", 20)["data"]

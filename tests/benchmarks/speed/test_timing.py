@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cxrseg.benchmarks.speed.timing import distribution, interleaved, settle
+from cxrseg.benchmarks.speed.timing import Schedule, distribution, interleaved, settle
 
 
 def test_interleaving(capfd: pytest.CaptureFixture[str]) -> None:
@@ -31,7 +31,7 @@ def test_interleaving(capfd: pytest.CaptureFixture[str]) -> None:
         pauses.append(len(calls))
         advance(7)
 
-    times = interleaved([subject(i) for i in range(3)], 4, 2, 0, lambda: now, rest)
+    times = interleaved([subject(i) for i in range(3)], Schedule(4, 2, seed=0), lambda: now, rest)
     assert len(calls) == 18
     rounds = [calls[start : start + 3] for start in range(0, 18, 3)]
     assert all(sorted(each) == [0, 1, 2] for each in rounds), "each function once in every round"
@@ -47,7 +47,7 @@ def test_order_follows_from_the_seed() -> None:
     def order(seed: int) -> list[int]:
         calls: list[int] = []
         runs = [lambda i=i: calls.append(i) for i in range(2)]  # type: ignore[misc]
-        interleaved(runs, 8, 1, seed, rest=lambda: None)
+        interleaved(runs, Schedule(8, 1, seed), rest=lambda: None)
         return calls
 
     assert order(1) == order(1) != order(2)

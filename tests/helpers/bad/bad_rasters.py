@@ -52,9 +52,9 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _png(
-    width: int, height: int, depth: int = 8, color: int = 0, extra: bytes = b"", data: bytes = b""
+    size: tuple[int, int], depth: int = 8, color: int = 0, extra: bytes = b"", data: bytes = b""
 ) -> bytes:
-    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, color, 0, 0, 0))
     pixels = _chunk(b"IDAT", data or zlib.compress(bytes(SIDE * (SIDE + 1))))
     return b"\x89PNG\r\n\x1a\n" + header + extra + pixels + _chunk(b"IEND", b"")
 
@@ -82,12 +82,8 @@ _PAGE = {
 }
 
 
-def _bmp(
-    width: int, height: int, bits: int, compression: int, data: bytes, colors: int = 0
-) -> bytes:
-    info = struct.pack(
-        "<IiiHHIIiiII", 40, width, height, 1, bits, compression, 0, 0, 0, colors, colors
-    )
+def _bmp(size: tuple[int, int], bits: int, compression: int, data: bytes, colors: int = 0) -> bytes:
+    info = struct.pack("<IiiHHIIiiII", 40, *size, 1, bits, compression, 0, 0, 0, colors, colors)
     palette = bytes(4 * min(colors or 256, 256)) if bits <= 8 else b""
     start = 14 + len(info) + len(palette)
     return b"BM" + struct.pack("<IHHI", start + len(data), 0, 0, start) + info + palette + data
@@ -106,20 +102,23 @@ def raster_headers() -> Named:
 
 def _png_headers() -> Named:
     for width, height in ((0, 0), (0, 64), (1, 1), (31, 64), (_TOP, _TOP), (2**32 - 1, 64)):
-        yield f"size-{width}x{height}.png", _png(width, height)
+        yield f"size-{width}x{height}.png", _png((width, height))
     for width, height in ((64, 65), (10_000, 10_000), (10_001, 10_000), (30_000, 3_000)):
-        yield f"few-pixels-{width}x{height}.png", _png(width, height)
+        yield f"few-pixels-{width}x{height}.png", _png((width, height))
     for depth, color in ((0, 0), (3, 0), (16, 3), (1, 2), (8, 5), (8, 7), (255, 255), (8, 3)):
-        yield f"depth-{depth}-color-{color}.png", _png(64, 64, depth, color)
+        yield f"depth-{depth}-color-{color}.png", _png((64, 64), depth, color)
     zeros = zlib.compress(bytes(20_000_000), 9)
-    yield "bomb-bits.png", _png(20_000, 2_000, 1, data=zeros)
-    yield "bomb-more-data-than-pixels.png", _png(64, 64, data=zeros)
-    yield "bomb-text.png", _png(64, 64, extra=_chunk(b"zTXt", b"Comment\0\0" + zeros))
-    yield "bomb-many-texts.png", _png(64, 64, extra=_chunk(b"zTXt", b"a\0\0" + zeros[:9999]) * 200)
-    yield "bomb-profile.png", _png(64, 64, extra=_chunk(b"iCCP", b"a\0\0" + zeros))
-    yield "frames.png", _png(64, 64, extra=_chunk(b"acTL", struct.pack(">II", 2**31, 0)))
-    yield "transparency.png", _png(64, 64, extra=_chunk(b"tRNS", b""))
-    yield "exif.png", _png(64, 64, extra=_chunk(b"eXIf", b"MM\0*" + b"\xff" * 40))
+    yield "bomb-bits.png", _png((20_000, 2_000), 1, data=zeros)
+    yield "bomb-more-data-than-pixels.png", _png((64, 64), data=zeros)
+    yield "bomb-text.png", _png((64, 64), extra=_chunk(b"zTXt", b"Comment\0\0" + zeros))
+    yield (
+        "bomb-many-texts.png",
+        _png((64, 64), extra=_chunk(b"zTXt", b"a\0\0" + zeros[:9999]) * 200),
+    )
+    yield "bomb-profile.png", _png((64, 64), extra=_chunk(b"iCCP", b"a\0\0" + zeros))
+    yield "frames.png", _png((64, 64), extra=_chunk(b"acTL", struct.pack(">II", 2**31, 0)))
+    yield "transparency.png", _png((64, 64), extra=_chunk(b"tRNS", b""))
+    yield "exif.png", _png((64, 64), extra=_chunk(b"eXIf", b"MM\0*" + b"\xff" * 40))
     gray = raster_seeds()["gray.png"]
     yield "no-data.png", gray[: gray.index(b"IDAT") - 4] + _chunk(b"IEND", b"")
     yield "no-end.png", gray[:-12]
@@ -174,17 +173,17 @@ def _tiff_headers() -> Named:
 def _bmp_headers() -> Named:
     pixels = bytes(SIDE * SIDE * 4)
     for width, height in ((0, 0), (-64, 64), (64, -(2**31)), (_TOP, _TOP), (64, 10**6)):
-        yield f"size-{width}x{height}.bmp", _bmp(width, height, 24, 0, pixels)
+        yield f"size-{width}x{height}.bmp", _bmp((width, height), 24, 0, pixels)
     for bits in (0, 3, 16, 64, 65535):
-        yield f"bits-{bits}.bmp", _bmp(64, 64, bits, 0, pixels)
+        yield f"bits-{bits}.bmp", _bmp((64, 64), bits, 0, pixels)
     for compression in (2, 3, 4, 5, 6, 2**32 - 1):
-        yield f"compression-{compression}.bmp", _bmp(64, 64, 8, compression, pixels)
+        yield f"compression-{compression}.bmp", _bmp((64, 64), 8, compression, pixels)
     # Runs, ends of line, and jumps, of which each costs the decoder more than it costs the file.
     for name, code in (("run", b"\xff\0"), ("end", b"\0\0"), ("jump", b"\0\x02\xff\xff")):
-        yield f"rle-{name}.bmp", _bmp(5_000, 5_000, 8, 1, code * 100_000)
-        yield f"rle-{name}-small.bmp", _bmp(64, 64, 8, 1, code * 100_000)
-    yield "colors.bmp", _bmp(64, 64, 8, 0, pixels, colors=2**31 - 1)
-    yield "start.bmp", b"BM" + b"\xff" * 12 + _bmp(64, 64, 8, 0, pixels)[14:]
+        yield f"rle-{name}.bmp", _bmp((5_000, 5_000), 8, 1, code * 100_000)
+        yield f"rle-{name}-small.bmp", _bmp((64, 64), 8, 1, code * 100_000)
+    yield "colors.bmp", _bmp((64, 64), 8, 0, pixels, colors=2**31 - 1)
+    yield "start.bmp", b"BM" + b"\xff" * 12 + _bmp((64, 64), 8, 0, pixels)[14:]
     yield "info.bmp", b"BM" + bytes(12) + b"\xff" * 40
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from helpers.drawing.anatomy import Anatomy, lung, mediastinum
 from helpers.drawing.canvas import Canvas, Map
-from helpers.drawing.tissue import attenuation
+from helpers.drawing.tissue import Organs, attenuation
 
 RIGHT, LEFT = 1, 2
 
@@ -123,7 +123,8 @@ def draw(seed: int, size: int | tuple[int, int] = 512) -> Phantom:
     for label, plane in zip((RIGHT, LEFT), hemithorax, strict=True):
         mask[_largest((plane > 0.5) & ~middle)] = label
 
-    film = attenuation(rng, canvas, anatomy, np.maximum(*hemithorax), upper, heart)
+    organs = Organs(np.maximum(*hemithorax), upper, heart)
+    film = attenuation(rng, canvas, anatomy, organs)
     image, open_field = _finish(rng, canvas, _expose(rng, canvas, film))
     mask[~open_field] = 0
     return Phantom(image, mask)

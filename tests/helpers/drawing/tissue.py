@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -147,12 +148,26 @@ def _devices(rng: np.random.Generator, canvas: Canvas, a: Anatomy) -> Map:
     return canvas.blur(canvas.lines(paths, widths), 0.0012)
 
 
-def attenuation(
-    rng: np.random.Generator, canvas: Canvas, a: Anatomy, lungs: Map, upper: Map, heart: Map
-) -> Map:
+@dataclass(frozen=True)
+class Organs:
+    """What fills the chest, each a map of 0..1.
+
+    Attributes:
+        lungs: Both halves of the chest down to the diaphragm, heart shadow included.
+        upper: The upper mediastinum with the great vessels.
+        heart: The heart.
+    """
+
+    lungs: Map
+    upper: Map
+    heart: Map
+
+
+def attenuation(rng: np.random.Generator, canvas: Canvas, a: Anatomy, organs: Organs) -> Map:
     """Return the summed attenuation of everything, 0 in air."""
+    lungs, heart = organs.lungs, organs.heart
     body = canvas.fill(torso(rng, a))
-    middle = np.maximum(upper, heart)
+    middle = np.maximum(organs.upper, heart)
     y = a.base - 0.005
 
     out = (1.05 + 0.45 * a.habitus) * canvas.blur(canvas.depth(body, 0.055), 0.004)

@@ -10,7 +10,7 @@ from helpers.runs import names
 
 @pytest.mark.parametrize("make", ["missing", "corrupt", "foreign"])
 def test_bad_model_is_one_line_and_exit_1(
-    run_cxrseg, model_file, save_chest, xrays, tmp_path, make: str
+    run_cxrseg, model_file, chest_png, tmp_path, make: str
 ) -> None:
     if make == "missing":
         path = tmp_path / "none.onnx"
@@ -19,22 +19,22 @@ def test_bad_model_is_one_line_and_exit_1(
         path.write_bytes(b"garbage" * 30)
     else:
         path = model_file(card="")
-    result = run_cxrseg(save_chest(xrays / "x.png"), "--model", path, "-o", tmp_path / "out")
+    result = run_cxrseg(chest_png, "--model", path, "-o", tmp_path / "out")
     assert (result.code, result.out, len(result.errors)) == (1, "", 1)
     assert result.err.startswith(f"error: {path}: ")
-    assert names(xrays) == ["x.png"] and not (tmp_path / "out").exists()
+    assert names(chest_png.parent) == ["x.png"] and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_line_and_report_name_the_provider(
-    run_cxrseg, model_file, save_chest, xrays, monkeypatch, device: str
+    run_cxrseg, model_file, chest_png, monkeypatch, device: str
 ) -> None:
     offer(monkeypatch, "cpu")
-    path = save_chest(xrays / "x.png")
-    result = run_cxrseg(path, "--model", model_file(), "--device", device)
+    result = run_cxrseg(chest_png, "--model", model_file(), "--device", device)
     assert (result.code, result.err) == (0, "")
     assert " ms on CPUExecutionProvider -> " in result.out
-    assert json.loads((xrays / "x.json").read_text())["provider"] == "CPUExecutionProvider"
+    report = json.loads(chest_png.with_suffix(".json").read_text())
+    assert report["provider"] == "CPUExecutionProvider"
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, *devices: str) -> None:
@@ -60,22 +60,21 @@ def fail_on(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
 
 
 def test_unavailable_device_is_refused_with_the_available_ones(
-    run_cxrseg, model_file, save_chest, xrays, monkeypatch
+    run_cxrseg, model_file, chest_png, monkeypatch
 ) -> None:
     offer(monkeypatch, "cpu")
-    path = save_chest(xrays / "x.png")
     for device in PROVIDERS.keys() - {"cpu"}:
-        result = run_cxrseg(path, "--model", model_file(), "--device", device)
+        result = run_cxrseg(chest_png, "--model", model_file(), "--device", device)
         assert (result.code, result.out, len(result.errors)) == (1, "", 1)
         assert result.err.startswith(f"error: --device {device}: not available")
         assert result.err.endswith("; available here: auto, cpu\n")
-    assert names(xrays) == ["x.png"]
+    assert names(chest_png.parent) == ["x.png"]
 
 
 @pytest.mark.parametrize("how", ["does not start", "raises", "computes nothing"])
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_device_that_does_not_work_is_refused_unless_auto(
-    run_cxrseg, model_file, save_chest, xrays, monkeypatch, how: str
+    run_cxrseg, model_file, chest_png, monkeypatch, how: str
 ) -> None:
     import onnxruntime
 
@@ -92,23 +91,23 @@ def test_device_that_does_not_work_is_refused_unless_auto(
     if how == "raises":
         fail_on(monkeypatch, "cuda")
     offer(monkeypatch, "cuda", "cpu")
-    path, model = save_chest(xrays / "x.png"), model_file()
-    named = run_cxrseg(path, "--model", model, "--device", "cuda")
+    model = model_file()
+    named = run_cxrseg(chest_png, "--model", model, "--device", "cuda")
     assert (named.code, named.out, len(named.errors)) == (1, "", 1)
     assert named.err.startswith("error: --device cuda: ONNX Runtime offers the device but could")
     assert named.err.endswith("; available here: auto, cpu\n")
     assert ("(driver too old)" in named.err) is (how == "raises")
-    assert names(xrays) == ["x.png"]
-    auto = run_cxrseg(path, "--model", model)
+    assert names(chest_png.parent) == ["x.png"]
+    auto = run_cxrseg(chest_png, "--model", model)
     assert (auto.code, auto.err) == (0, "") and " on CPUExecutionProvider -> " in auto.out
 
 
 def test_corrupt_model_is_not_blamed_on_the_device(
-    run_cxrseg, save_chest, xrays, tmp_path, monkeypatch
+    run_cxrseg, chest_png, tmp_path, monkeypatch
 ) -> None:
     offer(monkeypatch, "cuda", "cpu")
     fail_on(monkeypatch, "cuda")
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(b"garbage" * 30)
-    result = run_cxrseg(save_chest(xrays / "x.png"), "--model", bad, "--device", "cuda")
+    result = run_cxrseg(chest_png, "--model", bad, "--device", "cuda")
     assert result.code == 1 and result.err.startswith(f"error: {bad}: is not a model")

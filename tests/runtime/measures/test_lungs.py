@@ -101,8 +101,8 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_report_holds_the_measurements(run_cxrseg, model, save_chest, xrays) -> None:
-    assert run_cxrseg(save_chest(xrays / "x.png"), *model).code == 0
+def test_report_holds_the_measurements(run_tiny, save_chest, xrays) -> None:
+    assert run_tiny(save_chest(xrays / "x.png")).code == 0
     sizes = json.loads((xrays / "x.json").read_text())["measurements"]
     assert sizes["spacing_source"] is None and sizes["thoracic_width_mm"] is None
     # The phantom's lungs are rectangles from 24 to 96 of 120 rows, 12 to 87 of 100 columns.
@@ -111,13 +111,13 @@ def test_report_holds_the_measurements(run_cxrseg, model, save_chest, xrays) -> 
     assert sizes["area_ratio"] == pytest.approx(1, abs=0.1)
 
 
-def test_table_has_a_row_per_input(run_cxrseg, model, save_chest, xrays, tmp_path) -> None:
+def test_table_has_a_row_per_input(run_tiny, save_chest, xrays, tmp_path) -> None:
     good = [save_chest(xrays / "a.png"), save_chest(xrays / "b.png", left_lung=False)]
     bad = xrays / "bad.png"
     bad.write_bytes(b"no image")
     table = tmp_path / "all.csv"
     inputs = [good[0], bad, tmp_path / "none.png", good[1]]
-    assert run_cxrseg(*inputs, "--csv", table, *model).code == 1
+    assert run_tiny(*inputs, "--csv", table).code == 1
     rows = rows_of(table)
     assert [row["input"] for row in rows] == [str(path) for path in inputs]
     assert [row["status"] for row in rows] == ["ok", "error", "error", "ok"]
@@ -130,19 +130,19 @@ def test_table_has_a_row_per_input(run_cxrseg, model, save_chest, xrays, tmp_pat
     assert rows[3]["flags"] == "lung_missing" and rows[3]["area_ratio_right_left"] == ""
     assert list(rows[0]) == list(COLUMNS)
     # A table of an earlier run is replaced.
-    assert run_cxrseg(good[0], "--csv", table, *model).code == 0
+    assert run_tiny(good[0], "--csv", table).code == 0
     assert len(rows_of(table)) == 1
 
 
-def test_status_of_what_strict_withholds(run_cxrseg, model, save_chest, xrays, tmp_path) -> None:
+def test_status_of_what_strict_withholds(run_tiny, save_chest, xrays, tmp_path) -> None:
     paths = [save_chest(xrays / "a.png", left_lung=False), xrays / "none.png"]
-    run_cxrseg(*paths, "--strict", "--csv", tmp_path / "t.csv", *model)
+    run_tiny(*paths, "--strict", "--csv", tmp_path / "t.csv")
     assert [row["status"] for row in rows_of(tmp_path / "t.csv")] == ["flagged", "error"]
 
 
 @pytest.mark.parametrize("kind", ["foreign", "folder", "no folder"])
 def test_table_that_cannot_be_is_refused_before_work(
-    run_cxrseg, model, save_chest, xrays, tmp_path, kind: str
+    run_tiny, save_chest, xrays, tmp_path, kind: str
 ) -> None:
     table = tmp_path / "t.csv"
     if kind == "foreign":
@@ -151,7 +151,7 @@ def test_table_that_cannot_be_is_refused_before_work(
         table.mkdir()
     else:
         table = tmp_path / "no" / "t.csv"
-    result = run_cxrseg(save_chest(xrays / "x.png"), "--csv", table, *model)
+    result = run_tiny(save_chest(xrays / "x.png"), "--csv", table)
     assert (result.code, result.out, len(result.errors)) == (1, "", 1)
     assert result.err.startswith(f"error: {table}: ") and "--csv" in result.err
     assert [path.name for path in xrays.iterdir()] == ["x.png"]

@@ -15,6 +15,7 @@ from cxrseg.runtime.core.labels import PROTOCOLS, Protocol, labels_of
 from cxrseg.runtime.core.orientation import Orientation
 from cxrseg.runtime.quality import assess as quality
 from cxrseg.runtime.quality.outline_flags import _fragmented
+from cxrseg.runtime.quality.prediction import Prediction
 from cxrseg.runtime.quality.reference import Reference
 from cxrseg.runtime.quality.rules import RULES
 from cxrseg.runtime.readers import read
@@ -53,7 +54,8 @@ def logits_of(mask: NDArray[np.uint8], height: float = 8) -> NDArray[np.float32]
 def assessed(pixels: Pixels, mask: NDArray[np.uint8], **options: object) -> list[str]:
     shares = {x.name: float(np.mean(mask == x.value)) for x in FIELDS}
     options.setdefault("reference", shipped())
-    return codes(quality.assess(pixels, logits_of(mask), FIELDS, shares, **options))  # type: ignore[arg-type]
+    prediction = Prediction(logits_of(mask), FIELDS, shares, options.pop("other_logits", {}))  # type: ignore[arg-type]
+    return codes(quality.assess(pixels, prediction, **options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -220,7 +222,8 @@ def test_uncovered_protocol_is_judged_by_the_image_alone() -> None:
     shares = {label.name: 0.1 for label in labels}
 
     def flags(image: Pixels, mask: NDArray[np.uint8]) -> list[str]:
-        return codes(quality.assess(image, logits_of(mask), labels, shares, only_fields()))
+        prediction = Prediction(logits_of(mask), labels, shares)
+        return codes(quality.assess(image, prediction, only_fields()))
 
     assert flags(np.ascontiguousarray(pixels[::-1]), phantom.mask) == ["upside_down"]
     rows = np.arange(320)[:, None]
@@ -242,7 +245,7 @@ def test_pieces() -> None:
 def test_uncertain_outlines() -> None:
     phantom = phantoms.draw(0, 320)
     pixels = np.asarray(phantom.image / 255, np.float32)
-    shy = quality.assess(pixels, logits_of(phantom.mask, 1), FIELDS, WELL, shipped())
+    shy = quality.assess(pixels, Prediction(logits_of(phantom.mask, 1), FIELDS, WELL), shipped())
     assert codes(shy) == ["low_confidence"]
 
 

@@ -9,11 +9,11 @@ from cxrseg.runtime.writers.tables import Record, json_lines
 from helpers.runs import lines_of
 
 
-def test_lines_hold_what_the_reports_hold(run_cxrseg, model, save_chest, xrays, tmp_path) -> None:
+def test_lines_hold_what_the_reports_hold(run_tiny, save_chest, xrays, tmp_path) -> None:
     paths = [save_chest(xrays / "a.png"), xrays / "none.png"]
     paths.append(save_chest(xrays / "b.png", left_lung=False))
     told = tmp_path / "all.jsonl"
-    assert run_cxrseg(*paths, "--jsonl", told, *model).code == 1
+    assert run_tiny(*paths, "--jsonl", told).code == 1
     first, failed, last = lines_of(told)
     report = json.loads((xrays / "a.json").read_text())
     assert first == report | {"source": str(paths[0]), "status": "ok", "error": None}
@@ -21,20 +21,20 @@ def test_lines_hold_what_the_reports_hold(run_cxrseg, model, save_chest, xrays, 
     assert "no such file" in failed["error"] and "labels" not in failed
     assert last["flags"][0]["code"] == "lung_missing"
     # A file of an earlier run is replaced.
-    assert run_cxrseg(paths[2], "--strict", "--jsonl", told, *model).code == 3
+    assert run_tiny(paths[2], "--strict", "--jsonl", told).code == 3
     (flagged,) = lines_of(told)
     assert flagged["status"] == "flagged" and flagged["formats"] == []
 
 
 @pytest.mark.parametrize("kind", ["foreign", "report", "folder", "no folder", "the table"])
 def test_lines_that_cannot_be_are_refused_before_work(
-    run_cxrseg, model, save_chest, xrays, tmp_path, kind: str
+    run_tiny, save_chest, xrays, tmp_path, kind: str
 ) -> None:
     told = tmp_path / "all.jsonl"
     if kind == "foreign":
         told.write_text('{"name": "x"}\n')
     elif kind == "report":
-        assert run_cxrseg(save_chest(tmp_path / "a.png"), *model).code == 0
+        assert run_tiny(save_chest(tmp_path / "a.png")).code == 0
         told = tmp_path / "a.json"
     elif kind == "folder":
         told.mkdir()
@@ -42,7 +42,7 @@ def test_lines_that_cannot_be_are_refused_before_work(
         told = tmp_path / "no" / "all.jsonl"
     before = told.read_bytes() if told.is_file() else None
     also = ["--csv", told] if kind == "the table" else []
-    result = run_cxrseg(save_chest(xrays / "x.png"), "--jsonl", told, *also, *model)
+    result = run_tiny(save_chest(xrays / "x.png"), "--jsonl", told, *also)
     assert result.code == (2 if also else 1) and result.out == "" and "--jsonl" in result.err
     assert [path.name for path in xrays.iterdir()] == ["x.png"]
     assert before is None or told.read_bytes() == before

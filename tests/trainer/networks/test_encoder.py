@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.trainer.networks.forward import encode, relative_scores
+from cxrseg.trainer.networks.encoder import encode, relative_scores
 from cxrseg.trainer.networks.lungsam import LungSAM, load_official
 from cxrseg.trainer.networks.sam import ARCHITECTURES, build_sam
 
