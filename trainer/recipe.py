@@ -178,6 +178,13 @@ class Recipe(_Settings):
             raise ValueError("name each protocol once, at least one")
         return tuple(protocol for protocol in PROTOCOLS if protocol in labels)
 
+    @field_validator("stage1")
+    @classmethod
+    def _stage1_trains(cls, stage1: StageRecipe) -> StageRecipe:
+        if not stage1.epochs:
+            raise ValueError("epochs: only stage 2 does something without any")
+        return stage1
+
     @model_validator(mode="before")
     @classmethod
     def _unets_train_everything(cls, data: Any) -> Any:

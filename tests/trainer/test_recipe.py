@@ -55,7 +55,8 @@ def test_empty_file_gives_the_defaults(text: str, recipe_file: Path) -> None:
     [
         ("learning_rate: 1", "learning_rate"),
         ("stage1: {lerning_rate: 1}", "stage1.lerning_rate"),
-        ("stage2: {epochs: 0}", "stage2.epochs"),
+        ("stage1: {epochs: 0}", "stage1"),
+        ("stage2: {epochs: -1}", "stage2.epochs"),
         ("adapters: {init_rank: many}", "adapters.init_rank"),
         ("quantization: {weight_bits: 3}", "quantization.weight_bits"),
         ("augment: {gama: 1}", "augment.gama"),
