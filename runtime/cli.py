@@ -227,9 +227,11 @@ def program() -> NoReturn:
     """Run the command as a process of its own, and end it at once.
 
     Of the time of one image, garbage collection during the imports would take a twentieth, and an
-    orderly end of Python and ONNX Runtime a seventh. All files are closed by then.
+    orderly end of Python and ONNX Runtime a seventh. All files are closed by then. The thread that
+    loads the model gets Python's lock within half a millisecond, not five, as it does by default.
     """
     gc.disable()
+    sys.setswitchinterval(5e-4)
     try:
         main()
     except SystemExit as end:

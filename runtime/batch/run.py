@@ -106,8 +106,6 @@ def run(options: RunOptions) -> int:
         CxrsegError: Nothing could be done at all.
     """
     # Imported here, so that wrong usage is reported at once.
-    import onnxruntime  # noqa: F401
-
     from cxrseg.runtime.batch import plan, process, workers
     from cxrseg.runtime.inference.session import Loading, default_threads
     from cxrseg.runtime.models.shipped import default_model
@@ -123,6 +121,9 @@ def run(options: RunOptions) -> int:
         workers.threads_each(threads, count),
         once=images == 1,
     )
+
+    # Imported while the model file is read, and first: nothing goes on without it.
+    import onnxruntime  # noqa: F401
 
     # All that is next is imported while the model is loaded.
     from cxrseg.runtime.segmenter import Segmenter

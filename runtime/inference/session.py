@@ -106,7 +106,7 @@ class Loading:
     """A model that is loaded in the background, from the creation of this object on.
 
     Loading it needs no Python lock most of the time, so that other things can be imported and read
-    meanwhile. ONNX Runtime itself is better imported before: both at once take longer.
+    meanwhile. ONNX Runtime is better imported before those: all at once take longer.
 
     Args:
         path: As `load_model` takes it.
@@ -154,9 +154,9 @@ class Loading:
 
     def _load(self) -> None:
         try:
-            names = _candidates(self.device)
             self._data = _read_bytes(self.path)
             self._is_read.set()
+            names = _candidates(self.device)
             session, provider = _create_session(
                 self.path, self._data, names, self.threads, self.once
             )
