@@ -16,6 +16,9 @@ import pytest
 # Before any test imports ONNX Runtime, which it keeps from reporting its use.
 import cxrseg.runtime  # noqa: F401
 from helpers.drawing import phantoms
+from helpers.paths import DATA
+
+NO_XRAYS = f"needs real X-rays in {DATA}"
 
 # Of tests that a shell started in the background, every command would ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -49,6 +52,20 @@ stage1: {{epochs: 2, images_per_epoch: 160, batch_size: 8, lr: 0.003, decoder_lr
 stage2: {{epochs: 2, images_per_epoch: 160, batch_size: 8, lr: 0.001, decoder_lr: 0.0003}}
 quantization: {{min_sqnr: -100, max_dice_loss: 1}}
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not DATA.is_dir():
+        for item in items:
+            if item.get_closest_marker("xrays"):
+                item.add_marker(pytest.mark.skip(reason=NO_XRAYS))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.getreports("skipped")
+    count = sum(NO_XRAYS in str(report.longrepr) for report in skipped)
+    if count:
+        terminalreporter.write_line(f"{count} tests were skipped: {NO_XRAYS}, which is absent")
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def shenzhen(count: int) -> list[tuple[Path, Path]]:
     return [(DATA / row["image"], DATA / row["mask"]) for row in rows]
 
 
-@pytest.mark.skipif(not (DATA / "pairs.csv").is_file(), reason="no X-rays here")
+@pytest.mark.xrays
 @pytest.mark.skipif(not SHIPPED.is_file(), reason="no shipped model here")
 def test_shipped_model_on_real_xrays() -> None:
     segmenter = Segmenter(SHIPPED, device="cpu")

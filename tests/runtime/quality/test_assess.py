@@ -26,9 +26,6 @@ from helpers.paths import DATA, REPO
 FIELDS = labels_of("fields")
 WELL = {"right_lung": 0.14, "left_lung": 0.13}
 EXAMPLE = REPO / "examples/phantom.png"
-REAL = DATA
-
-real_data = pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not here")
 
 Pixels = NDArray[np.float32]
 
@@ -116,21 +113,21 @@ def test_mirrored_chest_is_told(protocol: Protocol) -> None:
     assert sum("mirrored" in each for each in found) >= 2, found
 
 
-@real_data
+@pytest.mark.xrays
 def test_real_lateral_views_are_flagged(segmenter: Segmenter) -> None:
-    views = sorted((REAL / "not_frontal/lateral").iterdir())
+    views = sorted((DATA / "not_frontal/lateral").iterdir())
     missed = [view.name for view in views if not segmenter.segment(view).flags]
     assert len(views) > 20 and len(missed) <= 0.05 * len(views), missed
 
 
-@real_data
+@pytest.mark.xrays
 @pytest.mark.parametrize("source", ["shenzhen", "covidradio_viral"])
 def test_real_chests_are_flagged_when_mirrored(segmenter: Segmenter, source: str) -> None:
-    with (REAL / "pairs.csv").open(newline="") as file:
+    with (DATA / "pairs.csv").open(newline="") as file:
         rows = [
             row for row in csv.DictReader(file) if (row["source"], row["split"]) == (source, "val")
         ]
-    images = [read(REAL / row["image"]) for row in rows[:: len(rows) // 10]]
+    images = [read(DATA / row["image"]) for row in rows[:: len(rows) // 10]]
     flagged = [codes(segmenter.segment(image).flags) for image in images]
     assert sum(map(bool, flagged)) <= 1, flagged
     mirrored = [replace(x, pixels=np.ascontiguousarray(x.pixels[:, ::-1])) for x in images]

@@ -88,7 +88,7 @@ REAL_FILES = [
 ]
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real files are not here")
+@pytest.mark.xrays
 @pytest.mark.parametrize(("name", "size", "view", "expected"), REAL_FILES)
 def test_real_files(
     name: str, size: tuple[int, int], view: str | None, expected: list[str]
@@ -100,7 +100,7 @@ def test_real_files(
     assert all(0.08 < share < 0.35 for share in result.fraction.values())
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real files are not here")
+@pytest.mark.xrays
 def test_real_lie_gives_the_mask_of_the_truth() -> None:
     segmenter = Segmenter(device="cpu", threads=1)
     truth, lie = (segmenter.segment(REAL / REAL_FILES[i][0]) for i in (1, 2))
