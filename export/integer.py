@@ -15,7 +15,6 @@ from cxrseg.export.graph import unet
 from cxrseg.export.options import ExportOptions
 from cxrseg.export.reference.images import read_images
 from cxrseg.export.verify.backends import saturates
-from cxrseg.export.verify.images import spread
 from cxrseg.export.verify.proof import TRAINED, TRAINED_IN_FLOAT
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.preprocess import Preprocessing, preprocess
@@ -23,6 +22,7 @@ from cxrseg.runtime.readers import find_images, read
 from cxrseg.trainer.adapt.layer_table import Layer, layer_table
 from cxrseg.trainer.adapt.quantization import make_float, set_weight_bits
 from cxrseg.trainer.adapt.quantizers import QuantizationConfig
+from cxrseg.trainer.data.samples import spread
 from cxrseg.trainer.fit.checkpoint import Loaded
 from cxrseg.trainer.networks.unet import UNet
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -15,9 +15,7 @@ from cxrseg.benchmarks.harness.parameters import changed
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.inference.session import LoadedModel
 from cxrseg.runtime.readers import find_images
-from cxrseg.trainer.data.samples import read_table
-
-Item = TypeVar("Item")
+from cxrseg.trainer.data.samples import read_table, spread
 
 REQUIRED = ("image", "mask", "split")
 """Columns that the CSV must have."""
@@ -142,13 +140,6 @@ def csv_facts(data: Path, options: RowOptions, images: int) -> dict[str, Any]:
         "limit": options.limit,
         "images": images,
     }
-
-
-def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
-    """Return at most `limit` items, spread evenly over all, in order; None = all."""
-    if limit is None or limit >= len(items):
-        return list(items)
-    return [items[i * len(items) // limit] for i in range(limit)]
 
 
 def _matches(row: Mapping[str, str], terms: Mapping[str, set[str]]) -> bool:

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxrseg.export.verify.images import spread
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.readers.folders import find_images
-from cxrseg.trainer.data.samples import read_table
+from cxrseg.trainer.data.samples import read_table, spread
 
 FITTED_SPLITS = ("train", "val")
 """Splits that a reference is fitted to. Images of a test split are never looked at."""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from cxrseg.runtime.readers import find_images, read
+from cxrseg.trainer.data.samples import spread
 
 SYNTHETIC_IMAGES = 8
-
-Item = TypeVar("Item")
 
 MOST_IMAGES = 32
 """Images of a folder that are used, spread evenly over it."""
@@ -30,13 +27,6 @@ def verification_images(folder: Path | None) -> tuple[list[NDArray[np.float32]],
         return synthetic_radiographs(SYNTHETIC_IMAGES), f"{SYNTHETIC_IMAGES} synthetic images"
     paths = spread(find_images([folder]), MOST_IMAGES)
     return [read(path).pixels for path in paths], f"{len(paths)} images of {folder.name}"
-
-
-def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
-    """Return at most `limit` items, spread evenly over all, in order; None = all."""
-    if limit is None or limit >= len(items):
-        return list(items)
-    return [items[i * len(items) // limit] for i in range(limit)]
 
 
 def synthetic_radiographs(count: int, seed: int = 0) -> list[NDArray[np.float32]]:

@@ -18,7 +18,7 @@ from cxrseg.trainer.data.dataset import (
     seed_augmentation,
     seed_worker,
 )
-from cxrseg.trainer.data.samples import Sample, of_split
+from cxrseg.trainer.data.samples import Sample, of_split, spread
 from cxrseg.trainer.recipe import Recipe, StageRecipe
 
 
@@ -92,17 +92,12 @@ def train_loader(
 
 def val_samples(recipe: Recipe, samples: Sequence[Sample]) -> list[Sample]:
     """Choose the validation images: all, or an even share."""
-    own = of_split(samples, "val")
-    limit = recipe.data.val_images
-    if not limit or limit >= len(own):
-        return own
-    return [own[i * len(own) // limit] for i in range(limit)]
+    return spread(of_split(samples, "val"), recipe.data.val_images or None)
 
 
 def evenly(
     samples: Sequence[Sample], spec: Preprocessing, count: int
 ) -> list[dict[str, torch.Tensor]]:
     """Return the items of `count` samples, or of all, spread evenly over the list."""
-    count = min(count, len(samples))
-    dataset = LungDataset([samples[i * len(samples) // count] for i in range(count)], spec)
-    return [dataset[i] for i in range(count)]
+    dataset = LungDataset(spread(samples, count), spec)
+    return [dataset[i] for i in range(len(dataset))]

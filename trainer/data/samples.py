@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -19,6 +19,8 @@ from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import PROTOCOLS, Protocol
 from cxrseg.runtime.readers import READERS, read
 from cxrseg.runtime.readers.raster import FORMATS
+
+Item = TypeVar("Item")
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -175,6 +177,13 @@ def _from_csv(table: Path, where: dict[str, list[str]], group_column: str) -> li
 def of_split(samples: Sequence[Sample], split: Split) -> list[Sample]:
     """Return the samples of one split, in order."""
     return [sample for sample in samples if sample.split == split]
+
+
+def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """Return at most `limit` items, spread evenly over all, in order; None = all."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[i * len(items) // limit] for i in range(limit)]
 
 
 def summarize(samples: Sequence[Sample]) -> dict[str, int]:

@@ -15,7 +15,6 @@ from cxrseg.benchmarks.harness.samples import (
     list_images,
     model_facts,
     read_samples,
-    spread,
 )
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.inference.session import load_model
@@ -115,11 +114,6 @@ def test_missing_and_unreadable_tables_are_refused(tmp_path: Path) -> None:
 def test_unknown_column_of_where(data: Path) -> None:
     with pytest.raises(CxrsegError, match="has no column 'color'; it has image"):
         samples(data, where=("color=gray",))
-
-
-def test_spread_is_even_and_in_order() -> None:
-    assert spread(range(10), 3) == [0, 3, 6]
-    assert spread(range(3), 3) == spread(range(3), 9) == spread(range(3), None) == [0, 1, 2]
 
 
 def test_grouping(data: Path) -> None:

@@ -10,9 +10,16 @@ from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.trainer.data.samples import (
     Sample,
     read_samples,
+    spread,
     summarize,
 )
 from helpers.pairs import Table, row, save, two_lungs, xray
+
+
+def test_spread_is_even_and_in_order() -> None:
+    assert spread(range(10), 3) == [0, 3, 6]
+    assert spread(range(3), 3) == spread(range(3), 9) == spread(range(3), None) == [0, 1, 2]
+    assert spread(range(3), 0) == []
 
 
 class TestFolder:
