@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+from cxrseg.benchmarks.cli import command as bench_command
 from cxrseg.export.cli import command as export_command
 from cxrseg.export.cli import recover_command
 from cxrseg.trainer.cli import command as train_command
@@ -18,6 +19,7 @@ COMMANDS: dict[str, click.Command] = {
     "cxrseg-train": train_command,
     "cxrseg-export": export_command,
     "cxrseg-recover": recover_command,
+    "cxrseg-bench": bench_command,
 }
 
 
@@ -44,10 +46,19 @@ def lines_of(name: str) -> list[str]:
 def step(line: str) -> Step:
     """Parse a command as the product does."""
     program, *words = shlex.split(line)
-    given = COMMANDS[program].make_context(program, words).params
-    files = [given.get("checkpoint"), *given.get("soup", ()), *given.get("teacher", ())]
-    takes = frozenset(path for path in files if path is not None)
-    makes = given["output"] / "model.ckpt" if program == "cxrseg-train" else given["output"]
+    command = COMMANDS[program]
+    if isinstance(command, click.Group):
+        found = command.get_command(click.Context(command), words.pop(0))
+        assert found is not None
+        command = found
+    given = command.make_context(program, words).params
+    starts = [given.get("checkpoint"), given.get("model")]
+    files = [*starts, *given.get("soup", ()), *given.get("teacher", ())]
+    takes = frozenset(path for path in files if isinstance(path, Path))
+    # What cxrseg-bench makes here is a model file; its -o is the record.
+    makes: Path = given["write_model" if program == "cxrseg-bench" else "output"]
+    if program == "cxrseg-train":
+        makes = makes / "model.ckpt"
     recipe = given.get("recipe")
     return Step(None if recipe is None else str(recipe), takes, makes)
 
