@@ -1,1 +1,4 @@
-"""Records of results come in, one HTML page goes out: tables, plots, and the paper's claims."""
+"""Records of results come in.
+
+One HTML page goes out: tables, plots, and the figures beside the paper's claims.
+"""

@@ -1,1 +1,4 @@
-"""A model file and good X-rays come in; the model's quality reference goes out, into the file."""
+"""A model file and good X-rays come in.
+
+The model's quality reference goes out, inside a copy of the file.
+"""
