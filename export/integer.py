@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cxrseg.export.graph import unet
 from cxrseg.export.options import ExportOptions
-from cxrseg.export.reference.images import read_images
+from cxrseg.export.reference.images import FITTED_SPLITS, read_images
 from cxrseg.export.verify.backends import saturates
 from cxrseg.export.verify.proof import TRAINED, TRAINED_IN_FLOAT
 from cxrseg.runtime.core.errors import CxrsegError
@@ -175,8 +175,10 @@ def calibration_batches(options: ExportOptions, spec: Preprocessing, source: Pat
         )
     if data.is_file() or (data / TRAINING / "images").is_dir():
         paths = [image.path for image in read_images(data, [TRAINING])]
+    elif any((data / split / "images").is_dir() for split in FITTED_SPLITS):
+        paths = [image.path for image in read_images(data)]
     else:
         paths = find_images([data])
     paths = spread(paths, CALIBRATION_IMAGES)
-    images = [torch.from_numpy(preprocess(read(path).pixels, spec)) for path in paths]
+    images = [torch.from_numpy(preprocess(read(path).upright, spec)) for path in paths]
     return list(torch.split(torch.stack(images)[:, None], BATCH))

@@ -12,6 +12,7 @@ from cxrseg.export.options import DEFAULTS, ExportOptions
 from cxrseg.export.reference.attach import attach
 from cxrseg.export.reference.fit import LIMIT, fit_to_images
 from cxrseg.export.reference.images import SourceImage, read_images
+from cxrseg.export.reference.statistics import FEWEST
 from cxrseg.export.report import Report
 from cxrseg.export.verify.images import verification_images
 from cxrseg.export.verify.proof import prove, require_proof
@@ -44,7 +45,7 @@ def export(
     """
     require_place(output, checkpoint)
     radiographs, verified_on = verification_images(options.verify_images)
-    good = None if options.quality_data is None else read_images(options.quality_data, limit=LIMIT)
+    good = None if options.quality_data is None else _quality_images(options.quality_data)
     loaded = load(checkpoint)
     layers = layer_table(loaded.model)
     integer = None
@@ -83,6 +84,19 @@ def export(
         sha256=sha256,
         reference=reference,
     )
+
+
+def _quality_images(data: Path) -> list[SourceImage]:
+    """List the X-rays that the quality reference is fitted to, before the minutes of an export.
+
+    Raises:
+        CxrsegError: There are too few.
+    """
+    images = read_images(data, limit=LIMIT)
+    if len(images) < FEWEST:
+        cause = f"has {len(images)} images of its splits train and val, too few to fit flags to"
+        raise CxrsegError(data, cause, f"give {FEWEST} good X-rays or more, or leave it out")
+    return images
 
 
 def add_reference(path: Path, images: Sequence[SourceImage], files: Sequence[Path]) -> Reference:

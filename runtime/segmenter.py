@@ -126,7 +126,7 @@ class Segmenter:
         start = perf_counter()
         # Sides are learned from where a lung stands, so the network sees every chest upright.
         orientation = radiograph.orientation or UPRIGHT
-        upright = np.ascontiguousarray(orientation.upright(radiograph.pixels))
+        upright = radiograph.upright
         batch = preprocess(upright, self.model.card.preprocessing)[None, None]
         timings["preprocess"] = _since(start)
 

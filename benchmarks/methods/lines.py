@@ -48,7 +48,12 @@ def lines_of(
 
 def _is_measured(trial: Trial, precision: Precision, outcomes: Mapping[str, Outcome]) -> bool:
     names = [f"{trial.name}: accuracy {precision} {protocol}" for protocol in trial.protocols]
-    return all(name in outcomes and outcomes[name].outcome == "done" for name in names)
+    return all(is_done(name, outcomes) for name in names)
+
+
+def is_done(name: str, outcomes: Mapping[str, Outcome]) -> bool:
+    """Tell whether a part was made and kept its limits."""
+    return name in outcomes and outcomes[name].outcome == "done"
 
 
 def _line(
@@ -63,9 +68,9 @@ def _line(
         summaries = [_summary(trial.record(precision, protocol)) for trial in trials]
         accuracy[test] = _figures(summaries[0])
         dice[test] = [summary["all"]["dice"]["mean"] for summary in summaries]
-        if f"{first.name}: box {protocol}" in outcomes:
+        if is_done(f"{first.name}: box {protocol}", outcomes):
             box[test] = _figures(_summary(first.record("box", protocol)))
-    start = first.run.checkpoint
+    start = first.start
     return {
         "row": first.row.name,
         "title": first.row.title,

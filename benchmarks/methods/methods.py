@@ -57,9 +57,9 @@ def compare_methods(options: Options) -> int:
     \b
     Examples
       cxrseg-bench methods xrays.csv --test xrays.csv -o runs/methods --checkpoint base.ckpt \\
-          --recipe vit_t-shipped
+          --recipe vit_t-site
       cxrseg-bench methods pairs.csv --test pairs.csv -o runs/unet --rows unet-size \\
-          --row-recipe unet-size unet-teacher --train-only
+          --recipe long.yaml --train-only
     """
     trials = trials_of(options)
     if not options.train_only:
@@ -75,13 +75,14 @@ def compare_methods(options: Options) -> int:
         for outcome in run_parts(parts, (), earlier):
             outcomes[outcome.name] = outcome
             # After each part, so that a run that is interrupted can go on from there.
-            known = {**earlier, **outcomes}
-            write_record(output, facts, _result(options, trials, known, complete=False))
+            write_record(output, facts, _result(options, trials, [], {**earlier, **outcomes}))
 
     make(parts_of(options, trials))
     if not options.train_only:
         make([latency_part(options, trials, outcomes)])
-    result = _result(options, trials, outcomes, complete=not options.train_only)
+    asked = [trial for trial in trials if trial.row.name in words(options.rows)]
+    lines = [] if options.train_only else lines_of(asked, outcomes, options.folder / LATENCY)
+    result = _result(options, trials, lines, {**earlier, **outcomes})
     write_record(output, facts, result)
     for line in "\n\n".join(table.to_text() for table in result.tables).split("\n"):
         echo(line)
@@ -91,16 +92,18 @@ def compare_methods(options: Options) -> int:
 
 
 def _result(
-    options: Options, trials: Sequence[Trial], outcomes: Mapping[str, Outcome], complete: bool
+    options: Options,
+    trials: Sequence[Trial],
+    lines: Sequence[dict[str, Any]],
+    outcomes: Mapping[str, Outcome],
 ) -> Result:
     asked = [trial for trial in trials if trial.row.name in words(options.rows)]
-    lines = lines_of(asked, outcomes, options.folder / LATENCY) if complete else []
     plots = [draw(lines)] if lines and all(line["latency_ms"] for line in lines) else []
     names = ", ".join(path.name for path in options.data)
     return Result(
         title=f"{len(asked)} ways to train on {names}, measured on {options.test.name}",
         data={
-            "rows": lines,
+            "rows": list(lines),
             "recipes": {
                 trial.row.name: trial.run.recipe.model_dump(mode="json") for trial in asked
             },

@@ -163,5 +163,6 @@ def trials_of(options: Options) -> list[Trial]:
             if row.after is None:
                 check_request(run)
             check_folder(run, resume=is_started(run))
-            trials.append(Trial(row, seed, run, common.labels))
+            first = run if row.after is None else plan.run_of(ROWS[row.after], seed)
+            trials.append(Trial(row, seed, run, common.labels, first.checkpoint))
     return trials

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import Protocol
+from cxrseg.trainer.fit.checkpoint import MODEL
 from cxrseg.trainer.fit.run import Run
 from cxrseg.trainer.recipe import Recipe, read_recipe
 
@@ -98,7 +99,7 @@ class Plan:
         recipe = self.recipe_of(row).model_copy(update={"seed": seed, "devices": 1})
         folder = self.folder_of(row.name, seed)
         if row.after is not None:
-            before = self.folder_of(row.after, seed) / "model.ckpt"
+            before = self.folder_of(row.after, seed) / MODEL
             return Run(self.data, folder, recipe, before, "2")
         start = self.starts.get(row.name) or (None if row.is_unet else self.base)
         if start is None and not row.is_unet:
@@ -117,10 +118,12 @@ class Plan:
             CxrsegError: It is no recipe, or not one for this method.
         """
         own = self.row_recipes.get(row.name)
-        settings = dict(row.settings)
-        if own is not None:
-            settings.pop("unet", None)  # The row's own recipe tells the channels.
-        recipe = read_recipe(own or self.recipe, settings)
+        recipe = read_recipe(own or self.recipe, dict(row.settings))
+        if own is not None and row.is_unet:
+            # The row's channels, unless its own recipe tells others.
+            without = read_recipe(own, {**row.settings, "unet": None})
+            if "unet" in without.model_fields_set:
+                recipe = without
         if row.name == "adalora-ptq":
             stage2 = recipe.stage2.model_copy(update={"epochs": 0})
             return recipe.model_copy(update={"stage2": stage2})
@@ -142,12 +145,14 @@ class Trial:
         seed: Its seed.
         run: What is trained.
         protocols: What its files segment.
+        start: Checkpoint that its stage 1 started from; None for random weights.
     """
 
     row: Row
     seed: int
     run: Run
     protocols: tuple[Protocol, ...]
+    start: Path | None
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from cxrseg.benchmarks.accuracy.accuracy import accuracy
 from cxrseg.benchmarks.harness.parts import Outcome, Part, benchmark_part
 from cxrseg.benchmarks.methods.box_prompts import Options as BoxOptions
 from cxrseg.benchmarks.methods.box_prompts import box_prompts
+from cxrseg.benchmarks.methods.lines import is_done
 from cxrseg.benchmarks.methods.options import Options, words
 from cxrseg.benchmarks.methods.rows import Precision, Trial
 from cxrseg.benchmarks.speed.latency import Options as LatencyOptions
@@ -49,7 +50,7 @@ def latency_part(
         trial.file(precision)
         for trial in trials
         for precision in trial.row.precisions
-        if trial.seed == trials[0].seed and _is_done(f"{trial.name}: export {precision}", outcomes)
+        if trial.seed == trials[0].seed and is_done(f"{trial.name}: export {precision}", outcomes)
     ]
     chosen = LatencyOptions(
         models=tuple(files),
@@ -60,10 +61,6 @@ def latency_part(
     )
     unfit = "" if files else "no file was exported"
     return benchmark_part("latency", latency, chosen, options.folder / LATENCY, unfit)
-
-
-def _is_done(name: str, outcomes: Mapping[str, Outcome]) -> bool:
-    return name in outcomes and outcomes[name].outcome == "done"
 
 
 def _training(trial: Trial) -> Part:
@@ -88,7 +85,7 @@ def _export(trial: Trial, precision: Precision) -> Part:
         return True
 
     name = f"{trial.name}: export {precision}"
-    return Part(name, trial.file(precision), make, [checkpoint, precision])
+    return Part(name, trial.file(precision), make, [checkpoint, precision, *trial.run.data])
 
 
 def _measured_on(options: Options, protocol: Protocol) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def _accuracy(lines: Sequence[Line], test: str) -> Table:
     rows = []
     for line in lines:
         own = line["accuracy"][test]["all"]
-        box = line["box"][test]["all"] if line["box"] else None
+        box = (line["box"] or {}).get(test, {}).get("all")
         interval = own["dice"]["ci95"]
         rows.append(
             [

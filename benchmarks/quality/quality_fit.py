@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,6 +105,9 @@ def quality_fit(options: Options) -> Result:
         for folder in options.suspects
         for path in find_images([folder])
     ]
+    if options.write_model is not None and not os.access(options.write_model.parent, os.W_OK):
+        cause = "its folder cannot be written to"
+        raise CxrsegError(options.write_model, cause, "choose another with --write-model")
     path = options.model or default_model()
     model = load_model(path, options.device, options.threads)
     observed = list(_observed(model, [*images, *suspects]))

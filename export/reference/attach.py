@@ -9,13 +9,14 @@ import onnx
 from cxrseg.runtime.core.atomic import atomic_write
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.model_card import METADATA_KEY, REFERENCE_KEY
+from cxrseg.runtime.inference.session import MAX_MODEL_BYTES
 from cxrseg.runtime.quality.reference import Reference
 
 
 def attach(reference: Reference, model: Path, output: Path) -> None:
     """Write a copy of a model file with this quality reference, in place of one that it has.
 
-    The rest of the file stays as it is, byte for byte.
+    Nothing else in the file changes.
 
     Args:
         reference: Fitted to this model.
@@ -27,17 +28,20 @@ def attach(reference: Reference, model: Path, output: Path) -> None:
             written.
     """
     try:
+        if model.stat().st_size > MAX_MODEL_BYTES:
+            raise ValueError("too large")
         proto = onnx.ModelProto.FromString(model.read_bytes())
+        metadata = {entry.key: entry.value for entry in proto.metadata_props}
+        del proto.metadata_props[:]
+        for key, value in {**metadata, REFERENCE_KEY: reference.to_json()}.items():
+            proto.metadata_props.add(key=key, value=value)
+        data = proto.SerializeToString()
     # What protobuf raises has no types that mypy knows, and no base class of the language's own.
     except Exception as error:
         cause = f"cannot be read as a model ({error})"
         raise CxrsegError(model, cause, "use a model written by cxrseg-export") from error
-    metadata = {entry.key: entry.value for entry in proto.metadata_props}
     if METADATA_KEY not in metadata:
         cause = "is an ONNX model but not one of cxrseg's"
         raise CxrsegError(model, cause, "use a model written by cxrseg-export")
-    del proto.metadata_props[:]
-    for key, value in {**metadata, REFERENCE_KEY: reference.to_json()}.items():
-        proto.metadata_props.add(key=key, value=value)
     with atomic_write(output) as temporary:
-        temporary.write_bytes(proto.SerializeToString())
+        temporary.write_bytes(data)

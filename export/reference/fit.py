@@ -10,7 +10,7 @@ import numpy as np
 
 from cxrseg.export.reference.images import SourceImage
 from cxrseg.export.reference.observe import Observation, observe
-from cxrseg.export.reference.statistics import alike, fit_statistics
+from cxrseg.export.reference.statistics import SUBJECT, alike, fit_statistics
 from cxrseg.export.reference.thresholds import Scores, Threshold, choose, score
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import Protocol
@@ -92,6 +92,9 @@ def fit(
         cause = f"no source is left of {', '.join(sources)}"
         raise CxrsegError("--poor", cause, "leave one out of it")
     statistics = fit_statistics(observations)
+    if not statistics.shapes:
+        cause = "the model has both lungs of no protocol"
+        raise CxrsegError(SUBJECT, cause, "leave the reference out")
     judged = _by_other_folds(observations)
     protocols: dict[Protocol, ProtocolFit] = {}
     for protocol in statistics.shapes:
@@ -119,7 +122,11 @@ def _by_other_folds(observations: Sequence[Observation]) -> list[Judged]:
     for fold in sorted({*folds}):
         inside = [each for each, at in zip(observations, folds, strict=True) if at == fold]
         outside = [each for each, at in zip(observations, folds, strict=True) if at != fold]
-        statistics = fit_statistics(outside)
+        try:
+            statistics = fit_statistics(outside)
+        except CxrsegError as error:
+            cause = f"too few images are left when a fold of the patients is set aside ({error})"
+            raise CxrsegError(error.subject, cause, "give images of more patients") from error
         judged += [(each, statistics) for each in inside]
     return judged
 

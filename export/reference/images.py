@@ -22,7 +22,7 @@ class SourceImage:
         name: As the table names it; the file name alone where that is an absolute path.
         path: The file.
         source: Where it comes from.
-        patient: The patient, or the name where that is not known.
+        patient: The patient, or the image as the table has it; not recorded.
     """
 
     name: str
@@ -50,12 +50,14 @@ def read_images(
     Raises:
         CxrsegError: There are none, a column or a file is missing, or the CSV is malformed.
     """
+    if where and data.is_dir():
+        raise CxrsegError(data, "is a folder, which has no columns", "leave --where out")
     found: list[SourceImage] = []
     for split in splits:
         images = _of_folder(data, split) if data.is_dir() else _of_table(data, split, where or {})
-        by_source: dict[str, dict[str, SourceImage]] = {}
+        by_source: dict[str, dict[Path, SourceImage]] = {}
         for image in images:
-            by_source.setdefault(image.source, {}).setdefault(image.name, image)
+            by_source.setdefault(image.source, {}).setdefault(image.path, image)
         for named in by_source.values():
             found += spread(list(named.values()), limit)
     if not found:
@@ -86,4 +88,5 @@ def _of_table(data: Path, split: str, where: Mapping[str, Sequence[str]]) -> Ite
         # An absolute path tells of the machine and has no place in a record.
         named = Path(row["image"])
         name = named.name if named.is_absolute() else named.as_posix()
-        yield SourceImage(name, path, row.get("source") or "images", row.get("patient") or name)
+        patient = row.get("patient") or row["image"]
+        yield SourceImage(name, path, row.get("source") or "images", patient)

@@ -78,7 +78,7 @@ def observe(
     """
     rng = np.random.default_rng(seed)
     for image in images:
-        pixels = read(image.path).pixels
+        pixels = read(image.path).upright
         yield Observation(
             image.source,
             image.patient,

@@ -153,6 +153,8 @@ def _report_not_assessed(segmenter: Segmenter, refuse: bool) -> None:
     if not segmenter.not_assessed:
         return
     lacks = f"has no quality reference for protocol {segmenter.labels[0].protocol}"
+    if len(segmenter.labels) < 2:
+        lacks = "outlines one lung alone, which no quality reference judges"
     codes = ", ".join(segmenter.not_assessed)
     if refuse:
         remedy = "fit one with cxrseg-bench quality-fit or cxrseg-export --quality-data"

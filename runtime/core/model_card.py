@@ -19,6 +19,9 @@ may have none."""
 FORMAT_VERSION = 1
 """Version of the model file's contract; a runtime refuses a newer one."""
 
+MAX_CHARACTERS = 100_000
+"""Longest card that is read; one of vit_h has a tenth of that."""
+
 INTENDED_USE = (
     "Research and quality assurance: outlines of the lungs on frontal chest X-rays. "
     "Not a diagnostic device."
@@ -76,7 +79,9 @@ class ModelCard:
             ValueError: Not a card, of a newer format, or with labels that are not known.
         """
         try:
-            data = json.loads(text)
+            if len(text) > MAX_CHARACTERS:
+                raise ValueError(f"the model card has {len(text)} characters")
+            data = json.loads(text, parse_constant=_refuse)
             version = int(data["format_version"])
             if version > FORMAT_VERSION:
                 raise ValueError(f"model format {version} is newer than this program understands")
@@ -98,3 +103,7 @@ class ModelCard:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the model card is incomplete or malformed ({error})") from error
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} in a model card")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.flags import Flag
-from cxrseg.runtime.core.orientation import Orientation
+from cxrseg.runtime.core.orientation import UPRIGHT, Orientation
 
 MAX_PIXELS = 100_000_000
 """Largest image accepted, in pixels; a detector plate has fewer than 20 million."""
@@ -61,6 +61,12 @@ class Radiograph:
         """Native size (height, width) in pixels."""
         height, width = self.pixels.shape
         return height, width
+
+    @property
+    def upright(self) -> NDArray[np.float32]:
+        """The pixels with the head up and the patient's left on the right, C-contiguous."""
+        orientation = self.orientation or UPRIGHT
+        return np.ascontiguousarray(orientation.upright(self.pixels))
 
 
 def check_size(height: int, width: int, subject: str | os.PathLike[str]) -> None:

@@ -28,11 +28,11 @@ class Segmentation:
         model_version: Version of the model.
         model_sha256: SHA-256 of the model file, lower-case hex.
         provider: ONNX Runtime's execution provider that ran it.
-        not_assessed: Codes of the flags that could not be judged, because the model has no quality
-            reference, or none of this protocol; empty if all were.
         spacing: Pixel spacing, or None.
         timings: Step -> duration in ms.
         provenance: Facts of the reading, from the radiograph.
+        not_assessed: Codes of the flags that could not be judged, because the model has no quality
+            reference, none of this protocol, or outlines one lung alone; empty if all were.
     """
 
     mask: NDArray[np.uint8]
@@ -45,10 +45,10 @@ class Segmentation:
     model_version: str
     model_sha256: str
     provider: str
-    not_assessed: tuple[str, ...] = ()
     spacing: Spacing | None = None
     timings: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, str | int | float] = field(default_factory=dict)
+    not_assessed: tuple[str, ...] = ()
 
     @property
     def fraction(self) -> dict[str, float]:

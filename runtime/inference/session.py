@@ -308,18 +308,19 @@ def _card_of(session: Any, path: Path) -> ModelCard:
     # Imported here: a command imports it while the model loads.
     from cxrseg.runtime.core.model_card import METADATA_KEY, ModelCard
 
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if text is None:
-        raise CxrsegError(path, "is an ONNX model but not one of cxrseg's", _EXPORT_AGAIN)
     try:
-        card = ModelCard.from_json(text)
-    # RecursionError and OverflowError: a hostile card's nesting and numbers.
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        card = None if text is None else ModelCard.from_json(text)
+    # UnicodeDecodeError is a ValueError; RecursionError and OverflowError: a hostile card's nesting
+    # and numbers.
     except (ValueError, RecursionError, OverflowError) as error:
         raise CxrsegError(
             path,
-            f"has a model card that cannot be used ({error})",
+            f"has a model card that cannot be used ({str(error)[:200]})",
             "update cxrseg, or " + _EXPORT_AGAIN,
         ) from error
+    if card is None:
+        raise CxrsegError(path, "is an ONNX model but not one of cxrseg's", _EXPORT_AGAIN)
     if len(set(card.labels)) != len(card.labels):
         raise CxrsegError(path, "has a model card that names a label twice", _EXPORT_AGAIN)
     return card

@@ -1,4 +1,4 @@
-"""A multivariate normal distribution, by which is told how unusual something is."""
+"""A multivariate normal distribution, which measures how unusual something is."""
 
 from __future__ import annotations
 

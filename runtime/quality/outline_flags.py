@@ -85,9 +85,9 @@ def outline_flags(
             cells, lungs = np.fliplr(cells), mirrored_shape(lungs)
         deviation = reference.statistics.deviation(protocol, cells, lungs, band)
         score = deviation.out_of_distribution
-        strangers = judge("out_of_distribution", score, limits["out_of_distribution"])
-        if strangers and not cut:
-            return strangers
+        unlike = judge("out_of_distribution", score, limits["out_of_distribution"])
+        if unlike and not cut:
+            return unlike
         flags = [*mirrored, *cut] or _implausible(deviation.shape, lungs, reference, labels)
     flags = flags or _fragmented(mask, labels)
     return [*flags, *judge("uncertain", band, limits["uncertain"])]

@@ -63,11 +63,6 @@ def overlay(segmentation: Segmentation, radiograph: Radiograph) -> NDArray[np.ui
     return canvas
 
 
-def overlay_png(segmentation: Segmentation, radiograph: Radiograph) -> bytes:
-    """Return the `overlay` as an 8-bit RGB PNG."""
-    return rgb_png(overlay(segmentation, radiograph))
-
-
 def rgb_png(picture: NDArray[np.uint8]) -> bytes:
     """Return uint8 [H, W, 3], RGB, as an 8-bit PNG.
 

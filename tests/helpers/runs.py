@@ -54,3 +54,11 @@ def save_chests(folder: Path, count: int, seed: int = 0, height: int = 72) -> No
         image = phantoms.blocks(height, height - 8, left_lung=i % 3 > 0)
         noise = rng.integers(0, 6, image.shape, dtype=np.uint8)
         Image.fromarray(image // 2 + noise).save(folder / f"{i:04}.png")
+
+
+def models_loaded() -> int:
+    """Return how often this process has loaded a model that it was sent;
+    workers import it from here."""
+    from cxrseg.runtime import segmenter
+
+    return segmenter._load.cache_info().misses

@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 
 from cxrseg.benchmarks.accuracy.metrics import dice
+from cxrseg.benchmarks.harness.parts import Outcome, digest
+from cxrseg.benchmarks.methods.lines import lines_of
+from cxrseg.benchmarks.methods.options import Options, trials_of
 from cxrseg.benchmarks.methods.rows import ROWS, Plan
+from cxrseg.benchmarks.methods.tables import tables
 from cxrseg.runtime.segmenter import Segmenter
 from cxrseg.trainer.fit.checkpoint import load
 
@@ -106,13 +110,14 @@ def test_a_row_that_fails_is_reported_and_the_others_go_on(
     assert "AdaLoRA-QAT, INT8" in compared.out and "random weights" in compared.out
 
 
-def test_rows_tell_start_and_budget(record: dict[str, Any]) -> None:
+def test_rows_tell_start_and_budget(record: dict[str, Any], base_run: Path) -> None:
     lora, ptq, qat = (
         line(record, *key)
         for key in (("lora", "fp32"), ("adalora-ptq", "int8"), ("adalora-qat", "int8"))
     )
     assert (lora["images"], ptq["images"], qat["images"]) == ([96], [96, 0], [96, 32])
-    assert {x["start"] for x in (lora, ptq, qat)} == {"model.ckpt"}
+    start = digest(base_run / "model.ckpt")
+    assert {(x["start"], x["start_sha256"]) for x in (lora, ptq, qat)} == {("model.ckpt", start)}
     assert ptq["trainable"] == qat["trainable"] > lora["trainable"]
     unet = line(record, "unet-size", "int8")
     assert (unet["start"], unet["images"]) == (None, [480])
@@ -234,6 +239,31 @@ def test_what_cannot_work_is_said_before_any_training(
     result = bench("methods", phantom_data, *out[:-1], empty, "--rows", "unet-size")
     assert result.code == 1 and "empty.csv" in result.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_box_costs_no_line(
+    record: dict[str, Any], home: Path, phantom_data: Path, phantom_csv: Path, base_run: Path
+) -> None:
+    options = Options(
+        data=(phantom_data,),
+        folder=home / "out",
+        test=phantom_csv,
+        rows="lora",
+        checkpoint=base_run / "model.ckpt",
+        recipe=home / "sam.yaml",
+    )
+    outcomes = {part["name"]: Outcome(**part) for part in record["data"]["parts"]}
+    outcomes["seed0/lora: box fields"] = Outcome("seed0/lora: box fields", "failed", "why")
+    (lora,) = lines_of(trials_of(options), outcomes, home / "out/latency.json")
+    assert lora["box"] is None and [table.rows for table in tables([lora])]
+
+
+def test_a_rows_own_recipe_may_leave_the_channels(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("stage1: {lr: 0.5}\n")
+    plan = Plan((tmp_path,), tmp_path, None, {"unet-size": own}, {}, None)
+    recipe = plan.recipe_of(ROWS["unet-size"])
+    assert (recipe.stage1.lr, recipe.unet.channels) == (0.5, (40, 80, 160, 320, 640))
 
 
 def test_rows_are_recipes(tmp_path: Path) -> None:

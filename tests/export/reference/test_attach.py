@@ -64,3 +64,15 @@ def test_foreign_files_are_refused(tmp_path: Path, content: bytes | None) -> Non
         attach(shipped(), path, tmp_path / "new.onnx")
     assert failed.value.remedy
     assert not (tmp_path / "new.onnx").exists()
+
+
+def test_metadata_that_is_no_text_is_refused(bare: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(bare.read_bytes().replace(b"format_version", b"format_\xffersion"))
+    for use in (
+        lambda: attach(shipped(), damaged, tmp_path / "x.onnx"),
+        lambda: load_model(damaged),
+    ):
+        with pytest.raises(CxrsegError, match=r"damaged\.onnx"):
+            use()
+    assert not (tmp_path / "x.onnx").exists()

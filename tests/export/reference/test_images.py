@@ -40,6 +40,23 @@ def test_rows_are_narrowed_down(table: Path) -> None:
     assert [x.name for x in read_images(table, limit=1)] == ["a.png", "d.png", "b.png"]
 
 
+def test_absolute_paths_of_the_same_name_are_different_images(tmp_path: Path) -> None:
+    paths = [tmp_path / folder / "1.png" for folder in "ab"]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(b"")
+    table = tmp_path / "pairs.csv"
+    table.write_text("image,split\n" + "".join(f"{path},train\n" for path in paths))
+    images = read_images(table)
+    assert [image.path for image in images] == paths
+    assert len({image.patient for image in images}) == 2
+
+
+def test_columns_of_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CxrsegError, match="--where"):
+        read_images(tmp_path, where={"source": ["x"]})
+
+
 def test_data_folder_needs_no_table(tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / split / "images").mkdir(parents=True)

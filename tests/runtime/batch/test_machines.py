@@ -11,7 +11,7 @@ from cxrseg.runtime.batch import process as batch
 from cxrseg.runtime.batch.jobs import Settings
 from cxrseg.runtime.batch.plan import plan
 from helpers.paths import REPO
-from helpers.runs import contents, save_chests
+from helpers.runs import contents, models_loaded, save_chests
 
 
 def test_dask_gives_what_one_process_gives(run_cxrseg, model_file, model, xrays, tmp_path) -> None:
@@ -22,13 +22,6 @@ def test_dask_gives_what_one_process_gives(run_cxrseg, model_file, model, xrays,
     done = subprocess.run([*recipe, *options], capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-2000:]
     assert contents(tmp_path / "dask") == contents(tmp_path / "local")
-
-
-def models_loaded() -> int:
-    """Return how often this process has loaded a model that it was sent."""
-    from cxrseg.runtime import segmenter
-
-    return segmenter._load.cache_info().misses
 
 
 def test_each_worker_loads_the_model_once(model_file, xrays, tmp_path) -> None:
