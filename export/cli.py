@@ -58,7 +58,7 @@ def _say(command: str, text: str) -> None:
     metavar="CSV|DIR",
     help="Good X-rays that the reference of the quality flags is fitted to: the data that the "
     "model was trained on, a folder or a CSV with the columns image and split. Its splits train "
-    "and val are taken; at least 60 images are needed, masks are not.  [default: none, so that "
+    "and val are taken; give 70 images or more, without masks.  [default: none, so that "
     "most flags cannot be raised]",
 )
 @click.option(
