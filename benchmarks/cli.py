@@ -10,6 +10,7 @@ import click
 
 from cxrseg.benchmarks.harness.runner import Benchmark
 from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.version import VERSION
 from cxrseg.runtime.terminal.console import run_command
 
 SUBCOMMANDS = {
@@ -107,7 +108,7 @@ class Subcommands(click.Group):
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(package_name="cxrseg")
+@click.version_option(VERSION)
 def command() -> None:
     """Measure cxrseg models.
 

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from cxrseg.export.extra import require_export
+from cxrseg.runtime.core.version import VERSION
 from cxrseg.runtime.terminal.console import echo, run_command
 
 
@@ -88,7 +89,7 @@ def _say(command: str, text: str) -> None:
     metavar="TEXT",
     help="Terms of the weights, for the model card in the file.",
 )
-@click.version_option(package_name="cxrseg", prog_name="cxrseg-export")
+@click.version_option(VERSION, prog_name="cxrseg-export")
 def command(checkpoint: Path, output: Path | None, weight_bits: str | None, **chosen: Any) -> None:
     """Turn CHECKPOINT, a model.ckpt of cxrseg-train, into one ONNX file for cxrseg-run.
 
@@ -143,7 +144,7 @@ def command(checkpoint: Path, output: Path | None, weight_bits: str | None, **ch
     metavar="DIR",
     help="X-rays to compare masks on, at most 32 are used.  [default: synthetic images]",
 )
-@click.version_option(package_name="cxrseg", prog_name="cxrseg-recover")
+@click.version_option(VERSION, prog_name="cxrseg-recover")
 def recover_command(model: Path | None, output: Path, verify_images: Path | None) -> None:
     """Turn MODEL, an INT8 file of cxrseg-export, back into a checkpoint to train from.
 

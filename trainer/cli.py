@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from cxrseg.runtime.core.errors import require_extra
+from cxrseg.runtime.core.version import VERSION
 from cxrseg.runtime.terminal.console import echo, run_command
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bo
     help="Print all settings with their defaults as YAML, and exit.",
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in -o, from where it was.")
-@click.version_option(package_name="cxrseg", prog_name="cxrseg-train")
+@click.version_option(VERSION, prog_name="cxrseg-train")
 def command(
     data: tuple[Path, ...],
     output: Path,

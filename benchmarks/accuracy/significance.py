@@ -135,7 +135,7 @@ def read_dice(path: Path, options: Options) -> tuple[dict[str, Any], dict[str, f
     Raises:
         CxrsegError: There is no such result, or it is of another split or protocol.
     """
-    remedy = "give a file that cxrseg-bench accuracy -o wrote"
+    remedy = "give a file that cxrseg-bench accuracy -o of this version wrote"
     record = read_record(path)
     if record is None or record["benchmark"] != accuracy.name:
         raise CxrsegError(path, "is no accuracy result", remedy)
