@@ -65,8 +65,8 @@ SUBCOMMANDS = {
         "Turn the results in a folder into one page to read and to print.",
     ),
 }
-"""Subcommand -> its module, which has a `Benchmark` or click command of its name, and its line in
-the list."""
+"""Subcommand -> its module and its line in the list. The module holds a `Benchmark` or a click
+command of the same name, with _ for -."""
 
 
 class Subcommands(click.Group):
@@ -84,15 +84,14 @@ class Subcommands(click.Group):
         """
         if cmd_name not in SUBCOMMANDS:
             return None
-        module = f"cxrseg.benchmarks.{SUBCOMMANDS[cmd_name][0]}"
         try:
-            found = import_module(module)
+            module = import_module(f"cxrseg.benchmarks.{SUBCOMMANDS[cmd_name][0]}")
         except ModuleNotFoundError as error:
             cause = f"needs a package that is not installed ({error.name})"
             raise CxrsegError(
-                f"cxrseg-bench {cmd_name}", cause, 'pip install "cxrseg[bench]"'
+                f"cxrseg-bench {cmd_name}", cause, 'pip install "cxrseg[train,bench]"'
             ) from error
-        found = getattr(found, cmd_name.replace("-", "_"), None) or found.command
+        found = getattr(module, cmd_name.replace("-", "_"))
         command: click.Command = found.command if isinstance(found, Benchmark) else found
         return command
 

@@ -46,6 +46,7 @@ from cxrseg.export.pipeline import export
 from cxrseg.runtime.core.atomic import prepare_folder
 from cxrseg.runtime.terminal.console import FAILED, OK, echo, fail
 from cxrseg.trainer.fit.checkpoint import MODEL, Loaded, load
+from cxrseg.trainer.networks.unet import UNet
 
 PAGE = "report.html"
 
@@ -186,7 +187,7 @@ def parts_of(options: Options, loaded: Loaded) -> list[Part]:
                 **{**rows, "limit": few},
             ),
         ),
-        "ranks": (ranks, RanksOptions(run=options.run)),
+        "ranks": (ranks, RanksOptions(run=options.checkpoint)),
         "compression": (
             compression,
             CompressionOptions(checkpoint=options.checkpoint, files=(int8, fp32)),
@@ -212,7 +213,9 @@ def parts_of(options: Options, loaded: Loaded) -> list[Part]:
 def _unfit(loaded: Loaded) -> dict[str, str]:
     """Return part -> why it does not apply to this checkpoint."""
     unfit = {}
-    if loaded.description.quantization is None:
+    if isinstance(loaded.model, UNet):
+        unfit["export-int8"] = "a U-Net is calibrated at export; give the INT8 file with --int8"
+    elif loaded.description.quantization is None:
         unfit["export-int8"] = "the checkpoint is of stage 1, trained in float"
     if loaded.description.adapters is None:
         unfit["ranks"] = "the checkpoint has no adapters"
@@ -233,9 +236,9 @@ def _export_part(precision: Precision, options: Options, unfit: dict[str, str]) 
 def make_evidence(options: Options) -> int:
     """Make all of the paper's evidence for a checkpoint, and a page of it.
 
-    CHECKPOINT is a model.ckpt of cxrseg-train after both stages; RUN is the folder of the run,
-    which also tells how ranks developed. It is exported in INT8 and in FP32; then each benchmark
-    runs as it would by itself and leaves its files in FOLDER, and report.html shows them all.
+    CHECKPOINT is a model.ckpt of cxrseg-train after both stages; RUN is the folder of a run.
+    The checkpoint is exported in INT8 and in FP32; then each benchmark runs as it would by itself
+    and leaves its files in FOLDER, and report.html shows them all.
 
     A part that FOLDER already holds is kept where its inputs are the same; to make a part again
     delete its .json. A part that fails is reported, and the others go on. The exit code is 1 when a

@@ -133,11 +133,13 @@ def ssim(options: Options) -> Result:
     figures = {name: summarize(members, options.seed) for name, members in groups.items()}
     names = (options.model.name, options.baseline.name)
     shown = chosen(found) if options.xrays else []
-    maps = [(each, maps_of(ours, baseline, each.sample)) for each in shown]
+    maps = [(result, maps_of(ours, baseline, result.sample)) for result in shown]
     return Result(
         title=f"{names[0]} against {names[1]} on {options.data.name}, split {options.split}",
         data={
-            "models": [model_facts(each.path, each.model) for each in (ours, baseline)],
+            "models": [
+                model_facts(segmenter.path, segmenter.model) for segmenter in (ours, baseline)
+            ],
             "settings": {"protocol": options.protocol, "provider": ours.model.provider},
             "dataset": csv_facts(options.data, options, len(samples)),
             "groups": figures,
@@ -148,13 +150,13 @@ def ssim(options: Options) -> Result:
         images=[
             rounded(
                 {
-                    "image": each.sample.name,
-                    **({by: each.sample.row[by]} if by else {}),
-                    "ours": each.ours,
-                    "baseline": each.baseline,
+                    "image": result.sample.name,
+                    **({by: result.sample.row[by]} if by else {}),
+                    "ours": result.ours,
+                    "baseline": result.baseline,
                 }
             )
-            for each in found
+            for result in found
         ],
     )
 
@@ -177,7 +179,9 @@ def maps_of(ours: Segmenter, baseline: Segmenter, sample: Sample) -> Maps:
     """
     radiograph = read(sample.image)
     truth = read_reference(sample.mask, radiograph.size).union
-    masks = [each.segment(radiograph, str(sample.image)).mask != 0 for each in (ours, baseline)]
+    masks = [
+        segmenter.segment(radiograph, str(sample.image)).mask != 0 for segmenter in (ours, baseline)
+    ]
     return Maps(
         reduced(radiograph.pixels),
         reduced(truth.astype(np.float64)),
@@ -222,14 +226,14 @@ def summarize(found: Sequence[Similarity], seed: int) -> dict[str, Any]:
         found: The images, at least one.
         seed: Seed of the bootstrap.
     """
-    differences = np.array([each.difference for each in found])
-    patients = [each.sample.patient for each in found]
+    differences = np.array([result.difference for result in found])
+    patients = [result.sample.patient for result in found]
     return rounded(
         {
             "images": len(found),
             "patients": len({*patients}),
-            "ours": float(np.mean([each.ours for each in found])),
-            "baseline": float(np.mean([each.baseline for each in found])),
+            "ours": float(np.mean([result.ours for result in found])),
+            "baseline": float(np.mean([result.baseline for result in found])),
             "difference": float(differences.mean()),
             "ci95": bootstrap_interval(differences, patients, seed),
             "better": int(np.count_nonzero(differences > 0)),
@@ -254,7 +258,7 @@ def _cells(name: str, group: dict[str, Any]) -> list[str]:
 
 def chosen(found: Sequence[Similarity], count: int = ROWS) -> list[Similarity]:
     """Return at most `count` images spread evenly from the largest gain to the largest loss."""
-    ranked = sorted(found, key=lambda each: (-each.difference, each.sample.name))
+    ranked = sorted(found, key=lambda result: (-result.difference, result.sample.name))
     return [ranked[round(i)] for i in np.linspace(0, len(ranked) - 1, min(count, len(ranked)))]
 
 
@@ -276,7 +280,7 @@ def draw(rows: Sequence[tuple[Similarity, Maps]], names: tuple[str, str]) -> Plo
     gray = {"cmap": "gray", "vmin": 0, "vmax": 1}
     similar = {"cmap": "viridis", "vmin": 0, "vmax": 1}
     change = {"cmap": colors, "vmin": -limit, "vmax": limit}
-    for line, (each, maps) in zip(axes, rows, strict=True):
+    for line, (result, maps) in zip(axes, rows, strict=True):
         planes = (
             (maps.radiograph, gray),
             (maps.truth, gray),
@@ -292,9 +296,9 @@ def draw(rows: Sequence[tuple[Similarity, Maps]], names: tuple[str, str]) -> Plo
             axis.spines[:].set_visible(False)
         if 0 < maps.truth.mean() < 1:
             line[4].contour(maps.truth, levels=[0.5], colors="#b0b0b0", linewidths=0.4)
-        line[2].set_xlabel(f"mean {each.baseline:.4f}")
-        line[3].set_xlabel(f"mean {each.ours:.4f}")
-        line[4].set_xlabel(f"mean {each.difference:+.5f}")
+        line[2].set_xlabel(f"mean {result.baseline:.4f}")
+        line[3].set_xlabel(f"mean {result.ours:.4f}")
+        line[4].set_xlabel(f"mean {result.difference:+.5f}")
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title)
     for column, shared, ticks in (

@@ -56,12 +56,12 @@ def argument(default: Any = MISSING, **settings: Any) -> Any:
 
 def parameters(options: type[Options]) -> Iterator[click.Parameter]:
     """Give the command line's parameters of a dataclass of options, in the order of its fields."""
-    for each in fields(options):
-        flags, settings = each.metadata[_PARAMETER]
+    for declared in fields(options):
+        flags, settings = declared.metadata[_PARAMETER]
         if flags:
-            yield click.Option([*flags, each.name], **settings)
+            yield click.Option([*flags, declared.name], **settings)
         else:
-            yield click.Argument([each.name], **settings)
+            yield click.Argument([declared.name], **settings)
 
 
 def words(options: Options) -> Iterator[str]:
@@ -70,10 +70,10 @@ def words(options: Options) -> Iterator[str]:
     Arguments come first. Paths are cut down to their file names: a record tells nothing of the
     machine.
     """
-    for each in sorted(fields(options), key=_is_option):
-        flags, settings = each.metadata[_PARAMETER]
-        value = getattr(options, each.name)
-        if value is None or value == each.default:
+    for declared in sorted(fields(options), key=_is_option):
+        flags, settings = declared.metadata[_PARAMETER]
+        value = getattr(options, declared.name)
+        if value is None or value == declared.default:
             continue
         repeated = settings.get("multiple") or settings.get("nargs") == -1
         for one in value if repeated else (value,):
@@ -86,9 +86,9 @@ def words(options: Options) -> Iterator[str]:
 
 def changed(options: Options, *names: str) -> list[str]:
     """Return those of the named fields that are not at their defaults."""
-    defaults = {each.name: each.default for each in fields(options)}
+    defaults = {declared.name: declared.default for declared in fields(options)}
     return [name for name in names if getattr(options, name) != defaults[name]]
 
 
-def _is_option(each: Field[Any]) -> bool:
-    return bool(each.metadata[_PARAMETER][0])
+def _is_option(declared: Field[Any]) -> bool:
+    return bool(declared.metadata[_PARAMETER][0])

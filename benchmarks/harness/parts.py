@@ -1,4 +1,4 @@
-"""Making many results one after the other: what is there of the same inputs is kept."""
+"""Making many results one after the other; results of the same inputs are kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from cxrseg.benchmarks.harness.runner import Benchmark, run
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.version import package_version
 from cxrseg.runtime.terminal.console import DEBUG, echo, fail
-from cxrseg.trainer.fit.checkpoint import MODEL
 
 Status = Literal["done", "not passed", "failed", "skipped"]
 
@@ -32,7 +31,7 @@ class Part:
         name: Its name.
         output: The file that it makes.
         make: Writes the file; returns whether all limits were kept.
-        inputs: All that it depends on; each path is a file, or the folder of a training run.
+        inputs: All that it depends on; each path is a file; of a folder its name counts.
         plots: Names of the plots that it may draw.
         unfit: Why it does not apply here; empty where it does.
     """
@@ -91,7 +90,7 @@ def _flat(values: Sequence[object]) -> Iterator[object]:
 def run_parts(
     parts: Sequence[Part], skip: Collection[str], earlier: Mapping[str, Outcome]
 ) -> Iterator[Outcome]:
-    """Make all parts, one after the other; what is there already, of the same inputs, is kept.
+    """Make all parts, one after the other; results of the same inputs are kept.
 
     Args:
         parts: The parts; one that reads what another makes stands after it.
@@ -173,7 +172,7 @@ def attempt(part: Part) -> Outcome:
         return _failed(part, CxrsegError(part.name, cause))
     seconds, result = round(monotonic() - start, 1), digest(part.output)
     if not passed:
-        why = "its tables tell"
+        why = "a limit was missed; see its tables"
         return Outcome(part.name, "not passed", why, date, seconds, result=result)
     return Outcome(part.name, "done", "", date, seconds, result=result)
 
@@ -186,15 +185,14 @@ def _failed(part: Part, error: CxrsegError) -> Outcome:
 def fingerprint(part: Part) -> str:
     """Return a digest of what a part depends on: options, and what its input files hold.
 
-    Of a run's folder the checkpoint counts, which its logs belong to; of a CSV its own text, not
-    the images and masks that it names.
+    Of a folder its name counts; of a CSV its own text, not the images and masks that it names.
     """
     facts = [package_version(), part.name]
     for value in part.inputs:
         if not isinstance(value, Path):
             facts.append(repr(value))
         elif value.is_dir():
-            facts += ["run", digest(value / MODEL)]
+            facts.append(value.name)
         else:
             facts.append(digest(value))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

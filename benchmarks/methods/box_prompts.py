@@ -22,6 +22,7 @@ from cxrseg.benchmarks.harness.parameters import PATH, argument
 from cxrseg.benchmarks.harness.result import Result
 from cxrseg.benchmarks.harness.runner import benchmark
 from cxrseg.benchmarks.harness.samples import Sample, csv_facts, grouping, read_samples
+from cxrseg.benchmarks.quantization.exports import card_of_export
 from cxrseg.runtime.core.orientation import Orientation
 from cxrseg.runtime.inference.session import INPUT
 from cxrseg.runtime.readers.reading import read
@@ -138,10 +139,12 @@ def box_prompts(options: Options) -> Result:
     Example
       cxrseg-bench box-prompts model.onnx model.ckpt --data pairs.csv -o box.json
     """
+    loaded = load(options.checkpoint)
+    model = loaded.sam
+    card_of_export(options.model, loaded.sha256)
     samples = read_samples(options.data, options)
     by = grouping(samples, options)
     segmenter = Segmenter(options.model, "cpu", None, options.protocol)
-    model = load(options.checkpoint).model
     progress = tqdm(
         prompted_scores(segmenter, model, samples, by, options.seed),
         total=len(samples),

@@ -24,7 +24,7 @@ PAPER_FINAL_RANK = 32
 """Rank that its pruning leaves in each layer."""
 
 PAPER_SIZE = 1024
-"""Side of SAM's input in pixels, to which the paper enlarges images of 512."""
+"""Side of SAM's input in pixels, to which the paper upsamples images of 512."""
 
 PAPER_COUNTS = {
     "linear": 67.6e6,

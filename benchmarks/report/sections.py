@@ -18,6 +18,11 @@ SECTIONS: dict[str, tuple[str, str]] = {
         "The same training images for each way to fine-tune the network, with and without INT8,"
         " and for a U-Net, which is what most would take; how many each saw stands in the table.",
     ),
+    "box-prompts": (
+        "What does a box as a prompt give?",
+        "The network is told the box around each reference mask, moved a little, as the paper does."
+        " In practice nobody knows that box, so these figures stand apart from those above.",
+    ),
     "significance": (
         "Does INT8 cost anything?",
         "The same images with the INT8 and the FP32 file of one checkpoint, so that each image is"
@@ -71,6 +76,11 @@ SECTIONS: dict[str, tuple[str, str]] = {
     "quality": (
         "What is flagged?",
         "Images that a model should not be trusted on, and how many of them are noticed.",
+    ),
+    "quality-fit": (
+        "Where do the limits of the quality flags come from?",
+        "What is usual is fitted to good images, and each limit is set so that few of them are"
+        " flagged. The table shows each limit, and the share of good images above it.",
     ),
     "paper": (
         "How was all of this made?",

@@ -9,6 +9,7 @@ import click
 import pytest
 
 from cxrseg.benchmarks.cli import SUBCOMMANDS, command
+from cxrseg.runtime.core.errors import CxrsegError
 
 EXTRA = {"jinja2", "matplotlib", "onnx", "scipy", "skimage", "tabulate", "torch", "tqdm", "yaml"}
 
@@ -34,6 +35,12 @@ def test_the_list_says_what_each_command_says(name: str) -> None:
     assert "\\b" not in subcommand.help, "click takes the character, not a backslash and a letter"
     assert " ".join(subcommand.help.split()).startswith(SUBCOMMANDS[name][1])
     assert SUBCOMMANDS[name][1].endswith(".") and SUBCOMMANDS[name][1].count(".") == 1
+
+
+def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cxrseg.benchmarks.methods.methods", None)
+    with pytest.raises(CxrsegError, match=r"cxrseg\[train,bench\]"):
+        command.get_command(click.Context(command), "methods")
 
 
 def test_unknown_commands_are_refused() -> None:

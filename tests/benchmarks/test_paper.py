@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from cxrseg.benchmarks.paper import PARTS
-from cxrseg.trainer.fit.checkpoint import load
+from cxrseg.runtime.core.preprocess import Preprocessing
+from cxrseg.trainer.fit.checkpoint import Description, build, load, save
+from cxrseg.trainer.networks.unet import UNetArchitecture
 from helpers.page import Page
 
 Bench = Callable[..., Any]
@@ -120,6 +122,19 @@ class TestCommand:
         assert parts["ranks"]["why"] == "the checkpoint has no adapters"
         assert parts["ssim"]["why"] == "needs export-int8 and export-fp32"
         assert {each["outcome"] for each in parts.values()} == {"skipped"}
+
+    def test_a_unet(self, bench: Bench, phantom_csv: Path, tmp_path: Path) -> None:
+        """Its INT8 file needs images to calibrate on, so it is not made here."""
+        labels = ("right_lung", "left_lung")
+        unet = Description(UNetArchitecture((4, 8, 8)), labels, Preprocessing(64))
+        save(build(unet), unet, tmp_path / "unet.ckpt")
+        skip = [word for name in PARTS for word in ("--skip", name)]
+        args = ("paper", tmp_path / "unet.ckpt", "--data", phantom_csv, "-o", tmp_path / "out")
+        done = bench(*args, *skip)
+        assert done.code == 0, done.err
+        parts = {each["name"]: each for each in read(tmp_path / "out", "paper")["data"]["parts"]}
+        assert parts["export-int8"]["why"].endswith("give the INT8 file with --int8")
+        assert parts["export-fp32"]["why"] == "by --skip"
 
     def test_bad_requests_end_before_the_work(
         self, bench: Bench, fine_run: Path, phantom_csv: Path, tmp_path: Path

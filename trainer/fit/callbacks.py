@@ -1,4 +1,4 @@
-"""What happens between the steps of a stage: rank allocation and checkpoints."""
+"""What happens between the steps of a stage: rank allocation, average weights, checkpoints."""
 
 from __future__ import annotations
 

@@ -88,8 +88,8 @@ def check_request(run: Run) -> None:
     """
     method, model = run.recipe.method, run.recipe.model
     if model == "unet" and run.stages != "1":
-        cause = "trains for INT8 what a U-Net does not have"
-        remedy = "leave it out: a U-Net has stage 1 alone, and cxrseg-export calibrates it to INT8"
+        cause = "a U-Net has no stage 2"
+        remedy = "leave --stage out; cxrseg-export calibrates a U-Net to INT8"
         raise CxrsegError(f"--stage {run.stages}", cause, remedy)
     if run.checkpoint is not None:
         read_torch_file(run.checkpoint)

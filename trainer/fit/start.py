@@ -77,7 +77,11 @@ def start_from(path: Path, description: Description) -> tuple[Network, int | Non
     model = build(replace(description, adapters=None, quantization=None))
     checkpoint = read_torch_file(path)
     if not (isinstance(checkpoint, dict) and "hyper_parameters" in checkpoint):
-        load_official(require_sam(model, path), path)
+        if not isinstance(model, LungSAM):
+            cause = "is no checkpoint of cxrseg-train, and a U-Net starts from no other"
+            remedy = "give the model.ckpt of a U-Net, or leave --checkpoint out"
+            raise CxrsegError(path, cause, remedy)
+        load_official(model, path)
         return model, None
     start = load(path)
     if isinstance(model, LungSAM):

@@ -112,9 +112,13 @@ def test_parts_that_are_left_out(parts: dict[str, Part]) -> None:
     assert why == ["by --skip", "needs good"]
 
 
-def test_a_run_tells_more_than_its_checkpoint(parts: dict[str, Part], fine_run: Path) -> None:
-    ways = [replace(parts["good"], inputs=(p,)) for p in (fine_run, fine_run / "model.ckpt")]
-    assert fingerprint(ways[0]) != fingerprint(ways[1])
+def test_of_a_folder_the_name_counts(parts: dict[str, Part], tmp_path: Path) -> None:
+    def found(*names: str) -> str:
+        folder = tmp_path.joinpath(*names)
+        folder.mkdir(parents=True, exist_ok=True)
+        return fingerprint(replace(parts["good"], inputs=(folder,)))
+
+    assert found("here", "ward7") == found("there", "ward7") != found("here", "ward8")
 
 
 def test_a_failure_is_tried_again(parts: dict[str, Part]) -> None:

@@ -13,8 +13,10 @@ from cxrseg.benchmarks.harness.samples import Sample
 from cxrseg.benchmarks.methods.box_prompts import Prompted, box_around, prompted_scores
 from cxrseg.export.options import ExportOptions
 from cxrseg.export.pipeline import export
+from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.runtime.segmenter import Segmenter
-from cxrseg.trainer.fit.checkpoint import load
+from cxrseg.trainer.fit.checkpoint import Description, build, load, save
+from cxrseg.trainer.networks.unet import UNetArchitecture
 
 SIZE = 96
 
@@ -59,3 +61,17 @@ def test_a_box_reaches_the_network(
     assert done.code == 0, done.err
     summary = json.loads(output.read_text())["data"]["summary"]
     assert summary["all"]["images"] == 4
+
+
+def test_a_pair_that_does_not_fit_is_refused(
+    bench: Any, model: Path, base_run: Path, tmp_path: Path
+) -> None:
+    """Before the images are read, which are not there."""
+    missing = ("--data", tmp_path / "none.csv")
+    done = bench("box-prompts", model, base_run / "model.ckpt", *missing)
+    assert done.code == 1 and "was not exported from the checkpoint" in done.err
+    labels = ("right_lung", "left_lung")
+    unet = Description(UNetArchitecture((4, 8, 8)), labels, Preprocessing(64))
+    save(build(unet), unet, tmp_path / "unet.ckpt")
+    done = bench("box-prompts", model, tmp_path / "unet.ckpt", *missing)
+    assert done.code == 1 and "a unet: " in done.err and "vit_t" in done.err

@@ -97,6 +97,13 @@ def test_a_sams_checkpoint_is_no_start(tmp_path: Path) -> None:
         start_from(tmp_path / "sam.ckpt", SAID)
 
 
+def test_official_weights_are_no_start(tmp_path: Path) -> None:
+    path = tmp_path / "sam_vit_b.pth"
+    torch.save({"image_encoder.pos_embed": torch.zeros(1)}, path)
+    with pytest.raises(CxrsegError, match="a U-Net starts from no other; give"):
+        start_from(path, SAID)
+
+
 def test_it_has_no_adapters(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="neither adapters nor fake quantizers"):
         build(replace(SAID, adapters=AdapterConfig()))
