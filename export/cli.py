@@ -59,7 +59,7 @@ def _say(command: str, text: str) -> None:
     metavar="CSV|DIR",
     help="Good X-rays that the reference of the quality flags is fitted to: the data that the "
     "model was trained on, a folder or a CSV with the columns image and split. Its splits train "
-    "and val are taken; give 70 images or more, without masks.  [default: none, so that "
+    "and val are taken; give 70 or more; masks are not needed.  [default: none, so that "
     "most flags cannot be raised]",
 )
 @click.option(
