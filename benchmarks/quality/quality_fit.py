@@ -95,6 +95,8 @@ def quality_fit(options: Options) -> Result:
       cxrseg-bench quality-fit ward7.onnx --data pairs.csv --write-model new.onnx
       cxrseg-bench quality new.onnx --data pairs.csv
     """
+    if options.write_model is not None:
+        check_written_model(options.write_model)
     images = read_images(options.data, FITTED_SPLITS, terms(options.where), options.limit)
     unknown = {*options.poor} - {image.source for image in images}
     if unknown:
@@ -105,9 +107,6 @@ def quality_fit(options: Options) -> Result:
         for folder in options.suspects
         for path in find_images([folder])
     ]
-    if options.write_model is not None and not os.access(options.write_model.parent, os.W_OK):
-        cause = "its folder cannot be written to"
-        raise CxrsegError(options.write_model, cause, "choose another with --write-model")
     path = options.model or default_model()
     model = load_model(path, options.device, options.threads)
     observed = list(_observed(model, [*images, *suspects]))
@@ -129,6 +128,26 @@ def quality_fit(options: Options) -> Result:
         [_table(protocol, found) for protocol, found in fitted.protocols.items()],
         definitions=DEFINITIONS,
     )
+
+
+def check_written_model(path: Path) -> None:
+    """Refuse, before the work, a model file that could not be written after it.
+
+    Raises:
+        CxrsegError: It does not end in ``.onnx``, its folder is missing or not writable, or a file
+            stands there that is no model of cxrseg's.
+    """
+    remedy = "choose another with --write-model"
+    if path.suffix != ".onnx":
+        raise CxrsegError(path, "does not end in .onnx", "name it like model.onnx")
+    if not os.access(path.parent, os.W_OK):
+        raise CxrsegError(path, "its folder cannot be written to", remedy)
+    if os.path.lexists(path):
+        try:
+            load_model(path, "cpu")
+        except CxrsegError as error:
+            cause = f"exists and is no model of cxrseg's, so it is kept ({error.cause})"
+            raise CxrsegError(path, cause, remedy) from error
 
 
 def _observed(model: LoadedModel, images: list[SourceImage]) -> Iterator[Observation]:

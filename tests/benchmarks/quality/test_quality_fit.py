@@ -28,6 +28,22 @@ def test_fit_needs_images(bench: Bench, data: Path, tmp_path: Path) -> None:
     assert not written.exists()
 
 
+def test_a_file_that_is_no_model_is_kept(
+    bench: Bench, data: Path, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.onnx").write_text("mine")
+    for name, words in (
+        ("new.png", "does not end in .onnx"),
+        ("none/new.onnx", "its folder cannot be written to"),
+        ("mine.onnx", "so it is kept"),
+        (model.name, "too few to fit"),  # A model may be replaced.
+    ):
+        written = tmp_path / name
+        done = bench("quality-fit", "--data", data, "--device", "cpu", "--write-model", written)
+        assert done.code == 1 and words in done.err, done.err
+    assert (tmp_path / "mine.onnx").read_text() == "mine"
+
+
 def test_fit_writes_a_model_that_carries_its_reference(bench: Bench, tmp_path: Path) -> None:
     rows = ["image,mask,split,source"]
     for number in range(60):
