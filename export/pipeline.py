@@ -10,7 +10,7 @@ from cxrseg.export.graph.files import atomic_outputs, digest, require_place, sav
 from cxrseg.export.integer import in_integers
 from cxrseg.export.options import DEFAULTS, ExportOptions
 from cxrseg.export.reference.attach import attach
-from cxrseg.export.reference.fit import LIMIT, fit_to_images
+from cxrseg.export.reference.fit import FOLDS, LIMIT, fit_to_images
 from cxrseg.export.reference.images import SourceImage, read_images
 from cxrseg.export.reference.statistics import FEWEST
 from cxrseg.export.report import Report
@@ -93,9 +93,10 @@ def _quality_images(data: Path) -> list[SourceImage]:
         CxrsegError: There are too few.
     """
     images = read_images(data, limit=LIMIT)
-    if len(images) < FEWEST:
+    # Limits are judged on the patients of one fold, with statistics of the others.
+    if len(images) * (FOLDS - 1) < FEWEST * FOLDS:
         cause = f"has {len(images)} images of its splits train and val, too few to fit flags to"
-        raise CxrsegError(data, cause, f"give {FEWEST} good X-rays or more, or leave it out")
+        raise CxrsegError(data, cause, "give 70 good X-rays or more, or leave it out")
     return images
 
 
