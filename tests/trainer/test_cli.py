@@ -153,9 +153,9 @@ class TestRefusals:
         refused(done, 1, "--stage 2", "--checkpoint")
 
     def test_stage_2_of_a_unet(self, call_here: Call, small_data: Path, tmp_path: Path) -> None:
-        options = ("--model", "unet", "--stage", "2")
+        options = ("--model", "unet", "--stage", "all")
         done = call_here("train", small_data, "-o", tmp_path / "run", *options)
-        refused(done, 1, "--stage 2: a U-Net has no stage 2; leave --stage out")
+        refused(done, 1, "--stage all: a U-Net has no stage 2; leave --stage out")
 
     def test_missing_checkpoint(self, call_here: Call, small_data: Path, tmp_path: Path) -> None:
         options = ("--checkpoint", tmp_path / "none.ckpt")
