@@ -15,7 +15,7 @@ from cxrseg.benchmarks.accuracy.significance import Options as SignificanceOptio
 from cxrseg.benchmarks.accuracy.significance import significance
 from cxrseg.benchmarks.accuracy.ssim import Options as SsimOptions
 from cxrseg.benchmarks.accuracy.ssim import ssim
-from cxrseg.benchmarks.harness.options import RowOptions, SeedOptions
+from cxrseg.benchmarks.harness.options import RowOptions, SeedOptions, ThreadOptions
 from cxrseg.benchmarks.harness.parameters import PATH, argument, option, parameters
 from cxrseg.benchmarks.harness.parts import (
     Outcome,
@@ -65,7 +65,7 @@ Precision = Literal["int8", "fp32"]
 
 
 @dataclass(frozen=True)
-class Options(RowOptions, SeedOptions):
+class Options(RowOptions, ThreadOptions, SeedOptions):
     """What evidence is made of."""
 
     run: Path = argument(metavar="CHECKPOINT|RUN", type=PATH)
@@ -118,13 +118,6 @@ class Options(RowOptions, SeedOptions):
         metavar="N",
         type=click.IntRange(1, 100_000),
         help="Inferences that are timed.",
-    )
-    threads: int | None = option(
-        "--threads",
-        default=None,
-        metavar="N",
-        type=click.IntRange(1, 256),
-        help="CPU threads.  [default: one per physical core]",
     )
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cxrseg.benchmarks.harness.options import SeedOptions
+from cxrseg.benchmarks.harness.options import SeedOptions, ThreadOptions
 from cxrseg.benchmarks.harness.parameters import PATH, argument, option
 from cxrseg.benchmarks.methods.rows import ROWS, Plan, Trial, check_common
 from cxrseg.trainer.fit.run import check_folder, check_request, is_started
@@ -35,7 +35,7 @@ def words(text: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Options(SeedOptions):
+class Options(ThreadOptions, SeedOptions):
     """What is trained and measured."""
 
     data: tuple[Path, ...] = argument(metavar="DATA...", nargs=-1, type=PATH)
@@ -116,13 +116,6 @@ class Options(SeedOptions):
         metavar="N",
         type=click.IntRange(min=1),
         help="Measure on N images of each protocol only, spread evenly over all.",
-    )
-    threads: int | None = option(
-        "--threads",
-        default=None,
-        metavar="N",
-        type=click.IntRange(1, 256),
-        help="CPU threads of one inference.  [default: one per physical core]",
     )
     runs: int = option(
         "--runs",
