@@ -17,7 +17,6 @@ Item = TypeVar("Item")
 
 OK = 0
 FAILED = 1
-USAGE = 2
 INTERRUPTED = 130
 
 DEBUG = "CXRSEG_DEBUG"

@@ -22,6 +22,9 @@ from cxrseg.trainer.recipe import Recipe, StageRecipe
 from helpers.drawing import phantoms
 from helpers.pairs import sample_of, save, two_lungs
 
+PLACES = ("geometry", "mirror", "crop")
+GRAY_VALUES = ("gamma", "contrast", "noise", "blur", "occlusion", "invert")
+
 
 class TestDataset:
     def test_item(self, tmp_path: Path) -> None:
@@ -127,17 +130,7 @@ class TestDataset:
         assert max(moved) > 0.5, "the blob must move"
 
     def test_gray_values_change_the_image_alone(self) -> None:
-        recipe = AugmentRecipe(
-            geometry=0,
-            mirror=0,
-            crop=0,
-            gamma=1,
-            contrast=1,
-            noise=1,
-            blur=1,
-            occlusion=1,
-            invert=1,
-        )
+        recipe = AugmentRecipe(**dict.fromkeys(GRAY_VALUES, 1.0), **dict.fromkeys(PLACES, 0.0))
         phantom = phantoms.draw(0, 64)
         image = (phantom.image / 255).astype(np.float32)[None]
         mask = np.repeat((phantom.mask > 0).astype(np.float32)[None], 3, axis=0)
@@ -146,17 +139,7 @@ class TestDataset:
         assert np.abs(np.asarray(varied["image"]) - image).max() > 0.1
 
     def test_augmentation_that_is_off_changes_nothing(self) -> None:
-        recipe = AugmentRecipe(
-            geometry=0,
-            mirror=0,
-            crop=0,
-            gamma=0,
-            contrast=0,
-            noise=0,
-            blur=0,
-            occlusion=0,
-            invert=0,
-        )
+        recipe = AugmentRecipe(**dict.fromkeys((*PLACES, *GRAY_VALUES), 0.0))
         image = np.random.default_rng(0).random((1, 64, 64)).astype(np.float32)
         varied = augmentation(recipe, 64)({"image": image.copy(), "mask": image.copy()})
         np.testing.assert_array_equal(np.asarray(varied["image"]), image)
