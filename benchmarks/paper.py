@@ -43,7 +43,7 @@ from cxrseg.benchmarks.speed.roofline import Options as RooflineOptions
 from cxrseg.benchmarks.speed.roofline import roofline
 from cxrseg.export.options import ExportOptions
 from cxrseg.export.pipeline import export
-from cxrseg.runtime.core.atomic import prepare_folder
+from cxrseg.runtime.files.atomic import prepare_folder
 from cxrseg.runtime.terminal.console import FAILED, OK, echo, fail
 from cxrseg.trainer.fit.checkpoint import MODEL, Loaded, load
 from cxrseg.trainer.networks.unet import UNet

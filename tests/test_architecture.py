@@ -18,7 +18,7 @@ from helpers.paths import REPO
 
 ROOMS = {
     "runtime": (
-        *("core", "terminal", "models", "readers", "inference", "quality", "measures"),
+        *("core", "files", "terminal", "models", "readers", "inference", "quality", "measures"),
         *("segmenter", "writers", "batch", "about", "cli"),
     ),
     "trainer": ("old_names", "networks", "adapt", "recipe", "data", "fit", "cli"),
@@ -37,10 +37,10 @@ PACKAGES = tuple(ROOMS)
 
 USES = {
     "runtime": {},
-    "trainer": {"runtime": {"core", "readers", "terminal"}},
+    "trainer": {"runtime": {"core", "files", "readers", "terminal"}},
     "export": {
         "runtime": {
-            *("core", "readers", "terminal", "models", "inference", "quality"),
+            *("core", "files", "readers", "terminal", "models", "inference", "quality"),
         },
         "trainer": {"networks", "adapt", "data", "fit"},
     },

@@ -11,8 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cxrseg.benchmarks.harness.result import Plot
-from cxrseg.runtime.core.own_files import MARK
 from cxrseg.runtime.core.version import package_version
+from cxrseg.runtime.files.own_files import MARK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

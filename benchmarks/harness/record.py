@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from cxrseg.benchmarks.harness.result import Result
-from cxrseg.runtime.core.atomic import write_together
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.own_files import MARK, is_ours
 from cxrseg.runtime.core.version import package_version
+from cxrseg.runtime.files.atomic import write_together
+from cxrseg.runtime.files.own_files import MARK, is_ours
 
 MAX_BYTES = 200_000_000
 """Largest file of a result that is read."""

@@ -23,7 +23,7 @@ from cxrseg.benchmarks.methods.options import Options, trials_of, words
 from cxrseg.benchmarks.methods.rows import Trial
 from cxrseg.benchmarks.methods.steps import LATENCY, latency_part, parts_of
 from cxrseg.benchmarks.methods.tables import DEFINITIONS, PLOT, draw, tables
-from cxrseg.runtime.core.atomic import prepare_folder
+from cxrseg.runtime.files.atomic import prepare_folder
 from cxrseg.runtime.terminal.console import FAILED, OK, echo
 
 RESULT = "methods.json"

@@ -23,7 +23,7 @@ from cxrseg.benchmarks.quantization.accounting import (
 )
 from cxrseg.benchmarks.quantization.exports import Measured, measure, measure_files, untrained
 from cxrseg.export.integer import require_quantized
-from cxrseg.runtime.core.atomic import prepare_folder
+from cxrseg.runtime.files.atomic import prepare_folder
 from cxrseg.runtime.terminal.console import echo
 from cxrseg.trainer.fit.checkpoint import load
 

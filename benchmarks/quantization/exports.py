@@ -10,11 +10,11 @@ import torch
 from cxrseg.benchmarks.quantization.stock import export_stock
 from cxrseg.export.graph.compile import Precision, compile_model
 from cxrseg.export.graph.files import atomic_outputs, save
-from cxrseg.runtime.core.atomic import atomic_write
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import labels_of
 from cxrseg.runtime.core.model_card import ModelCard
 from cxrseg.runtime.core.preprocess import Preprocessing
+from cxrseg.runtime.files.atomic import atomic_write
 from cxrseg.runtime.inference.session import load_model
 from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.adapt.quantization import calibrate

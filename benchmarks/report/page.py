@@ -21,9 +21,9 @@ from cxrseg.benchmarks.harness.record import (
 )
 from cxrseg.benchmarks.report.claims import claims
 from cxrseg.benchmarks.report.sections import OTHER, SECTIONS
-from cxrseg.runtime.core.atomic import write_together
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.version import package_version
+from cxrseg.runtime.files.atomic import write_together
 
 TEMPLATE = "page.jinja"
 

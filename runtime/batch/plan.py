@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cxrseg.runtime.batch.jobs import Job, Settings, Task, would_overwrite
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.own_files import is_our_image_name
+from cxrseg.runtime.files.own_files import is_our_image_name
 from cxrseg.runtime.readers.folders import ImageFile, scan
 from cxrseg.runtime.writers.paths import FORMATS, Outputs
 

@@ -11,8 +11,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from cxrseg.runtime.batch.jobs import Done, Job, Outcome, Settings, Task, would_overwrite
-from cxrseg.runtime.core.atomic import prepare_folder
 from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.files.atomic import prepare_folder
 from cxrseg.runtime.readers.reading import fingerprint, read
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from cxrseg.runtime.batch.jobs import Settings, Task
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import Label
-from cxrseg.runtime.core.own_files import MARK, is_ours
 from cxrseg.runtime.core.version import package_version
+from cxrseg.runtime.files.own_files import MARK, is_ours
 from cxrseg.runtime.readers.reading import fingerprint
 from cxrseg.runtime.writers.paths import DEFAULT_FORMATS, dicom_among
 from cxrseg.runtime.writers.report import Report, is_complete, load_report

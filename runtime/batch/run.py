@@ -13,9 +13,9 @@ import click
 
 from cxrseg.runtime.batch.jobs import Job, Outcome, Settings
 from cxrseg.runtime.batch.record import describe, recording
-from cxrseg.runtime.core.atomic import prepare_folder, remove_stale
 from cxrseg.runtime.core.errors import CxrsegError, require_extra
 from cxrseg.runtime.core.labels import Protocol
+from cxrseg.runtime.files.atomic import prepare_folder, remove_stale
 from cxrseg.runtime.terminal.console import FAILED, OK, echo, fail, progress
 from cxrseg.runtime.writers.paths import Format, dicom_among
 

@@ -13,9 +13,9 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
 from cxrseg.runtime.core.model_card import INTENDED_USE
-from cxrseg.runtime.core.own_files import MARK
 from cxrseg.runtime.core.segmentation import Segmentation
 from cxrseg.runtime.core.version import package_version
+from cxrseg.runtime.files.own_files import MARK
 from cxrseg.runtime.writers.dicom_derived import (
     NOT_FOR_DIAGNOSIS,
     finish,

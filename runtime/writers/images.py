@@ -12,10 +12,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cxrseg.runtime.core.labels import BACKGROUND, Label
-from cxrseg.runtime.core.own_files import MARK
 from cxrseg.runtime.core.radiograph import Radiograph
 from cxrseg.runtime.core.segmentation import Segmentation
 from cxrseg.runtime.core.version import package_version
+from cxrseg.runtime.files.own_files import MARK
 
 _LINE = 400
 """The overlay's contours are as wide as the image's longer side divided by this. Of a strip twice

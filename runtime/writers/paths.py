@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from cxrseg.runtime.core.own_files import LUNGS, LUNGS_DICOM, OVERLAY, OVERLAY_DICOM
+from cxrseg.runtime.files.own_files import LUNGS, LUNGS_DICOM, OVERLAY, OVERLAY_DICOM
 
 Format = Literal["png", "json", "seg", "sc"]
 """What to write: the two PNG files, the report, the DICOM segmentation, the DICOM overlay."""

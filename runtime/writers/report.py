@@ -10,10 +10,10 @@ from typing import Any
 
 from cxrseg.runtime.core.labels import LABELS
 from cxrseg.runtime.core.model_card import INTENDED_USE
-from cxrseg.runtime.core.own_files import MARK
 from cxrseg.runtime.core.radiograph import Radiograph
 from cxrseg.runtime.core.segmentation import Segmentation
 from cxrseg.runtime.core.version import package_version
+from cxrseg.runtime.files.own_files import MARK
 from cxrseg.runtime.measures.lungs import measure
 from cxrseg.runtime.writers.paths import DEFAULT_FORMATS, FORMATS, Format, dicom_among
 

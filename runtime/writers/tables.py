@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from cxrseg.runtime.core.atomic import atomic_write
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import Side, label_named
-from cxrseg.runtime.core.own_files import MARK
 from cxrseg.runtime.core.version import package_version
+from cxrseg.runtime.files.atomic import atomic_write
+from cxrseg.runtime.files.own_files import MARK
 from cxrseg.runtime.writers.report import Report
 
 _SIDES: tuple[Side, ...] = ("right", "left")

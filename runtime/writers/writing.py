@@ -10,11 +10,11 @@ from typing import TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrseg.runtime.core.atomic import write_together
 from cxrseg.runtime.core.errors import CxrsegError, require_extra
-from cxrseg.runtime.core.own_files import is_ours
 from cxrseg.runtime.core.radiograph import Radiograph
 from cxrseg.runtime.core.segmentation import Segmentation
+from cxrseg.runtime.files.atomic import write_together
+from cxrseg.runtime.files.own_files import is_ours
 from cxrseg.runtime.writers.images import lungs_png, overlay, rgb_png
 from cxrseg.runtime.writers.paths import DEFAULT_FORMATS, Format, Outputs, dicom_among
 from cxrseg.runtime.writers.report import Report, make_report, report_json

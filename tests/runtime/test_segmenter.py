@@ -14,7 +14,7 @@ from PIL import Image
 
 from cxrseg.runtime import CxrsegError, Radiograph, Segmenter, Spacing, read, write
 from cxrseg.runtime.core.labels import LABELS
-from cxrseg.runtime.core.own_files import is_ours
+from cxrseg.runtime.files.own_files import is_ours
 from cxrseg.runtime.models import DEFAULT_MODEL, default_model
 
 ALL = tuple(label.name for label in LABELS)

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from cxrseg.runtime.core.atomic import atomic_write
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.preprocess import Preprocessing
+from cxrseg.runtime.files.atomic import atomic_write
 from cxrseg.trainer.adapt.adapters import AdapterConfig, add_adapters, freeze_singular_values
 from cxrseg.trainer.adapt.quantization import quantize, set_mode
 from cxrseg.trainer.adapt.quantizers import QuantizationConfig

@@ -12,8 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cxrseg.runtime.core.atomic import atomic_write
 from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.files.atomic import atomic_write
 from cxrseg.trainer.data.samples import Sample, check_pair, of_split, read_samples
 from cxrseg.trainer.fit.checkpoint import MODEL
 from cxrseg.trainer.networks.sam import read_torch_file

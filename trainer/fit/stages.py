@@ -13,10 +13,10 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 
-from cxrseg.runtime.core.atomic import atomic_write
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.runtime.core.version import package_version
+from cxrseg.runtime.files.atomic import atomic_write
 from cxrseg.trainer.adapt.adapters import add_adapters, freeze_singular_values
 from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.adapt.quantization import calibrate, make_float, quantize, set_mode

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from cxrseg.benchmarks.accuracy.picture import MAX_SIDE, PREDICTION, REFERENCE, reduced
-from cxrseg.runtime.core.own_files import is_ours
+from cxrseg.runtime.files.own_files import is_ours
 
 Bench = Callable[..., Any]
 

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from cxrseg.benchmarks.accuracy.paired import compare
 from cxrseg.benchmarks.harness.record import images_file
-from cxrseg.runtime.core.own_files import is_ours
+from cxrseg.runtime.files.own_files import is_ours
 
 Bench = Callable[..., Any]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cxrseg.runtime.core.atomic import remove_stale
 from cxrseg.runtime.core.model_card import ModelCard
 from cxrseg.runtime.core.preprocess import Preprocessing
+from cxrseg.runtime.files.atomic import remove_stale
 from helpers.runs import contents, save_chests
 
 

@@ -13,8 +13,8 @@ from pydicom.fileset import FileSet
 
 from cxrseg.runtime import CxrsegError
 from cxrseg.runtime.core.model_card import ModelCard
-from cxrseg.runtime.core.own_files import is_ours
 from cxrseg.runtime.core.preprocess import Preprocessing
+from cxrseg.runtime.files.own_files import is_ours
 from cxrseg.runtime.readers.folders import scan
 from helpers.dicom.patient import chest
 

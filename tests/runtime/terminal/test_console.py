@@ -39,7 +39,7 @@ def test_ctrl_c_is_exit_130_and_leaves_whole_files(model, save_chest, xrays) -> 
     # The interruption comes while the second image is being written.
     code = (
         "import os, signal\n"
-        "from cxrseg.runtime.core import atomic as files\n"
+        "from cxrseg.runtime.files import atomic as files\n"
         "calls, place = [], files._temporary\n"
         "def temporary(path):\n"
         "    calls.append(path)\n"

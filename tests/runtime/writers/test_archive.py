@@ -21,7 +21,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from cxrseg.runtime.core.own_files import is_ours
+from cxrseg.runtime.files.own_files import is_ours
 from helpers.dicom.patient import DX, IDENTITY, INSTANCE, SERIES, STUDY, references, xray
 
 pytest.importorskip("highdicom", reason="needs the extra dicom")

@@ -11,7 +11,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from cxrseg.runtime import CxrsegError, find_images, read
-from cxrseg.runtime.core.own_files import is_ours
+from cxrseg.runtime.files.own_files import is_ours
 from helpers.dicom.dicom_outputs import Write, uids
 from helpers.dicom.patient import DX, IDENTITY, INSTANCE, SERIES, STUDY, UNNEEDED, references, xray
 

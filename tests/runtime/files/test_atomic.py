@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cxrseg.runtime import CxrsegError
-from cxrseg.runtime.core.atomic import atomic_write, write_together
+from cxrseg.runtime.files.atomic import atomic_write, write_together
 from helpers.runs import names
 
 
