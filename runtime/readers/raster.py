@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,27 @@ _ORIENTATION = 274
 _PNG_16 = ("I", "I;16")
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A raster file as a viewer shows it: upright, one page, palette resolved.
+
+    Attributes:
+        pixels: Gray values [H, W] at their stored depth (bool, uint8, uint16, int32 or float32),
+            or uint8 [H, W, 3], RGB. Black is 0.
+        alpha: uint8 [H, W], 255 = opaque; None where all of it is opaque.
+        exif_orientation: The Exif orientation, 1 to 8, that the pixels were turned by.
+    """
+
+    pixels: NDArray[Any]
+    alpha: NDArray[np.uint8] | None
+    exif_orientation: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels, as shown."""
+        return int(self.pixels.shape[0]), int(self.pixels.shape[1])
+
+
 def read_raster(path: Path) -> Radiograph:
     """Read a PNG, JPEG, TIFF or BMP file.
 
@@ -51,11 +74,49 @@ def read_raster(path: Path) -> Radiograph:
     Raises:
         CxrsegError: The file is damaged, too large, too small, of several pages, or none of these.
     """
+    with _decoding(path), Image.open(path, formats=FORMATS) as image:
+        inverted, top, _ = _load(image, path)
+        gray = _gray(_upright(image))
+        file_format, mode = str(image.format), image.mode
+    pixels = to_unit(gray, top)
+    if inverted:
+        np.subtract(1, pixels, out=pixels)
+    provenance: dict[str, str | int | float] = {
+        "format": file_format,
+        "mode": mode,
+        "bits": 16 if mode.startswith("I;16") else gray.dtype.itemsize * 8,
+    }
+    return Radiograph(np.ascontiguousarray(pixels), provenance=provenance)
+
+
+def read_picture(path: Path) -> Picture:
+    """Read a PNG, JPEG, TIFF or BMP file with its colors, for what is no X-ray: a mask.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CxrsegError: As `read_raster`; or white is 0 at a depth whose black is not known.
+    """
+    with _decoding(path), Image.open(path, formats=FORMATS) as image:
+        inverted, top, turn = _load(image, path)
+        pixels, alpha = _colors(_upright(image))
+    if inverted:
+        if pixels.dtype != np.uint16:
+            cause = f"white is 0 in an image of {pixels.dtype} values"
+            raise CxrsegError(path, cause, "save it as 8-bit PNG")
+        pixels = np.asarray(int(top or 65535) - pixels, np.uint16)
+    return Picture(pixels, alpha, turn if turn in range(1, 9) else 1)
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises into one line for the user."""
     # Pillow warns of damaged metadata that does not matter here, and its own limit is not ours.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _decode(path)
+            yield
         except CxrsegError:
             raise
         except UnidentifiedImageError as error:
@@ -76,28 +137,20 @@ def read_raster(path: Path) -> Radiograph:
             raise CxrsegError(path, cause, "export or copy it again") from error
 
 
-def _decode(path: Path) -> Radiograph:
-    with Image.open(path, formats=FORMATS) as image:
-        # Before anything is decoded: the size is in the header.
-        check_size(image.height, image.width, path)
-        _refuse_pages(image, path)
-        inverted, top = _tiff_scale(image)
-        if image.format == "PNG" and image.mode in _PNG_16:
-            top = 65535.0
-        file_format, mode = str(image.format), image.mode
-        # libtiff writes notes of its own on damaged files.
-        with quiet() if image.format == "TIFF" else nullcontext():
-            image.load()
-        gray = _gray(_upright(image))
-    pixels = to_unit(gray, top)
-    if inverted:
-        np.subtract(1, pixels, out=pixels)
-    provenance: dict[str, str | int | float] = {
-        "format": file_format,
-        "mode": mode,
-        "bits": 16 if mode.startswith("I;16") else gray.dtype.itemsize * 8,
-    }
-    return Radiograph(np.ascontiguousarray(pixels), provenance=provenance)
+def _load(image: Image.Image, path: Path) -> tuple[bool, float | None, Any]:
+    """Decode an opened image; return what `_tiff_scale` does, and the Exif orientation."""
+    # Before anything is decoded: the size is in the header.
+    check_size(image.height, image.width, path)
+    _refuse_pages(image, path)
+    inverted, top = _tiff_scale(image)
+    if image.format == "PNG" and image.mode in _PNG_16:
+        top = 65535.0
+    # libtiff writes notes of its own on damaged files.
+    with quiet() if image.format == "TIFF" else nullcontext():
+        # Asked for before: of a TIFF Pillow removes it when it decodes.
+        turn = image.getexif().get(_ORIENTATION, 1)
+        image.load()
+    return inverted, top, turn
 
 
 def _refuse_pages(image: Image.Image, path: Path) -> None:
@@ -135,17 +188,38 @@ def _upright(image: Image.Image) -> Image.Image:
     return exif_transpose(image)
 
 
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _resolved(image: Image.Image) -> Image.Image:
+    """Return an image of 8 bits as 1, L, RGB or RGBA, its palette and transparency resolved."""
+    if "transparency" in image.info and image.mode in ("1", "L", "RGB", "P"):
+        return image.convert("RGBA")
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+        return image.convert("RGBA")
+    return image if image.mode in ("1", "L", "RGB") else image.convert("RGB")
+
+
 def _gray(image: Image.Image) -> NDArray[Any]:
     """Return gray values [H, W]: uint8, uint16, int32 or float32."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    if _is_deep(image):
         return np.asarray(image)
-    if "transparency" in image.info and image.mode in ("1", "L", "RGB", "P"):
-        image = image.convert("RGBA")
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
-        return _over_black(image.convert("RGBA"))
-    if image.mode not in ("1", "L", "RGB"):
-        image = image.convert("RGB")
-    return np.asarray(image.convert("L"))
+    image = _resolved(image)
+    return _over_black(image) if image.mode == "RGBA" else np.asarray(image.convert("L"))
+
+
+def _colors(image: Image.Image) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+    """Return gray values [H, W] or RGB [H, W, 3], and alpha where something is transparent."""
+    if _is_deep(image):
+        pixels = np.asarray(image)
+        clear = image.info.get("transparency")
+        return pixels, None if clear is None else np.where(pixels == clear, 0, 255).astype(np.uint8)
+    image = _resolved(image)
+    if image.mode != "RGBA":
+        return np.asarray(image), None
+    alpha = np.asarray(image.getchannel("A"))
+    return np.asarray(image.convert("RGB")), None if alpha.min() == 255 else alpha
 
 
 def _over_black(image: Image.Image) -> NDArray[np.uint8]:
