@@ -17,7 +17,7 @@ from cxrseg.export.report import Report
 from cxrseg.export.verify.images import verification_images
 from cxrseg.export.verify.proof import prove, require_proof
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.inference.session import load_model
+from cxrseg.runtime.inference.loading import load_model
 from cxrseg.runtime.quality.reference import Reference
 from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.fit.checkpoint import load

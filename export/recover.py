@@ -22,7 +22,7 @@ from cxrseg.export.verify.agreement import SAME_WEIGHTS, Agreement, Limits, comp
 from cxrseg.export.verify.backends import onnx_backend, torch_backend
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.model_card import ModelCard
-from cxrseg.runtime.inference.session import load_model
+from cxrseg.runtime.inference.loading import load_model
 from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.fit.checkpoint import Description, build, save
 from cxrseg.trainer.networks.build import require_sam

@@ -14,7 +14,8 @@ from cxrseg.runtime import models
 from cxrseg.runtime.core.labels import LABELS, PROTOCOLS
 from cxrseg.runtime.core.model_card import INTENDED_USE
 from cxrseg.runtime.core.version import package_version
-from cxrseg.runtime.inference.session import LoadedModel, default_threads, load_model
+from cxrseg.runtime.inference.loading import LoadedModel, load_model
+from cxrseg.runtime.inference.session import default_threads
 from cxrseg.runtime.quality.reference import read_reference
 
 CODE_LICENSE = "Apache-2.0"
@@ -61,7 +62,7 @@ def about(model: Path | None, device: str) -> list[str]:
 
     Args:
         model: Model file; None = the one that ships with the package.
-        device: As in `cxrseg.runtime.inference.session.load_model`.
+        device: As in `cxrseg.runtime.inference.loading.load_model`.
 
     Raises:
         CxrsegError: The model cannot be loaded, or the device is not available.

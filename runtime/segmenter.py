@@ -20,8 +20,9 @@ from cxrseg.runtime.core.preprocess import preprocess
 from cxrseg.runtime.core.radiograph import Radiograph, check_size, to_unit
 from cxrseg.runtime.core.segmentation import Segmentation
 from cxrseg.runtime.inference.devices import AUTO, PROVIDERS
+from cxrseg.runtime.inference.loading import LoadedModel, Loading
 from cxrseg.runtime.inference.postprocess import clean_components, label_mask, upsample
-from cxrseg.runtime.inference.session import LoadedModel, Loading
+from cxrseg.runtime.inference.running import run_model
 from cxrseg.runtime.models.shipped import default_model
 from cxrseg.runtime.quality.assess import assess, not_assessed
 from cxrseg.runtime.quality.prediction import Prediction
@@ -131,7 +132,8 @@ class Segmenter:
         timings["preprocess"] = _since(start)
 
         start = perf_counter()
-        logits = self._infer(batch, subject)
+        with self._turn:
+            logits = run_model(self.model, batch, subject)
         timings["inference"] = _since(start)
 
         start = perf_counter()
@@ -172,22 +174,6 @@ class Segmenter:
             timings=timings,
             provenance=dict(radiograph.provenance),
         )
-
-    def _infer(self, batch: NDArray[np.float32], subject: str) -> NDArray[np.float32]:
-        """Run the network: float32 [1, 1, S, S] -> logits float32 [C, S/4, S/4]."""
-        model = self.model
-        try:
-            with self._turn:
-                (output,) = model.session.run([model.output_name], {model.input_name: batch})
-        # ONNX Runtime's exceptions share no base class below Exception.
-        except Exception as error:
-            cause = f"the model failed on this image ({error})"
-            raise CxrsegError(subject, cause, "try --device cpu") from error
-        logits: NDArray[np.float32] = np.asarray(output[0], dtype=np.float32)
-        if not np.isfinite(logits).all():
-            cause = "the model gave values that are not numbers"
-            raise CxrsegError(subject, cause, "try --device cpu, or another model")
-        return logits
 
 
 _loading = Lock()

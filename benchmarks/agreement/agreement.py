@@ -29,7 +29,8 @@ from cxrseg.export.verify.agreement import SAME_NETWORK, Backend
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.model_card import ModelCard
 from cxrseg.runtime.core.preprocess import preprocess
-from cxrseg.runtime.inference.session import LoadedModel, default_threads
+from cxrseg.runtime.inference.loading import LoadedModel
+from cxrseg.runtime.inference.session import default_threads
 from cxrseg.runtime.readers import read
 from cxrseg.runtime.terminal.console import echo, fail
 

@@ -18,7 +18,9 @@ from cxrseg.benchmarks.speed.timing import Run, Schedule, distribution, interlea
 from cxrseg.export.verify.agreement import Backend
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.inference.devices import PROVIDERS
-from cxrseg.runtime.inference.session import LoadedModel, available_devices, load_model
+from cxrseg.runtime.inference.loading import LoadedModel, load_model
+from cxrseg.runtime.inference.running import run_model
+from cxrseg.runtime.inference.session import available_devices
 
 REFERENCE = "cpu"
 """The device that the others are compared with."""
@@ -79,18 +81,10 @@ def open_devices(
 
 
 def provider_backend(loaded: LoadedModel) -> Backend:
-    """Return a function that runs a loaded model and refuses values that are not numbers."""
+    """Return a function that runs a loaded model, and refuses values that are not numbers."""
 
     def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        try:
-            (output,) = loaded.session.run([loaded.output_name], {loaded.input_name: batch})
-        # ONNX Runtime's exceptions share no base class below Exception.
-        except Exception as error:
-            raise CxrsegError(loaded.provider, f"the model failed ({error})") from error
-        logits = np.asarray(output[0], dtype=np.float32)
-        if not np.isfinite(logits).all():
-            raise CxrsegError(loaded.provider, "the model gave values that are not numbers")
-        return logits
+        return run_model(loaded, batch, loaded.provider)
 
     return run
 

@@ -13,7 +13,7 @@ import click
 from cxrseg.benchmarks.harness.options import DataOptions, ImageOptions, RowOptions
 from cxrseg.benchmarks.harness.parameters import changed
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.inference.session import LoadedModel
+from cxrseg.runtime.inference.loading import LoadedModel
 from cxrseg.runtime.readers import find_images
 from cxrseg.trainer.data.samples import read_table, spread
 

@@ -24,7 +24,7 @@ from cxrseg.benchmarks.harness.runner import benchmark
 from cxrseg.benchmarks.harness.samples import Sample, csv_facts, grouping, read_samples
 from cxrseg.benchmarks.quantization.exports import card_of_export
 from cxrseg.runtime.core.orientation import Orientation
-from cxrseg.runtime.inference.session import INPUT
+from cxrseg.runtime.inference.loading import INPUT
 from cxrseg.runtime.readers.reading import read
 from cxrseg.runtime.segmenter import Segmenter
 from cxrseg.trainer.fit.checkpoint import load

@@ -23,7 +23,7 @@ from cxrseg.export.reference.fit import LIMIT, Fit, ProtocolFit, fit
 from cxrseg.export.reference.images import FITTED_SPLITS, SourceImage, read_images
 from cxrseg.export.reference.observe import Observation, observe
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.inference.session import LoadedModel, load_model
+from cxrseg.runtime.inference.loading import LoadedModel, load_model
 from cxrseg.runtime.models import default_model
 from cxrseg.runtime.readers.folders import find_images
 

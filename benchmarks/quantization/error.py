@@ -27,7 +27,8 @@ from cxrseg.export.graph.compile import compile_model
 from cxrseg.export.verify.images import verification_images
 from cxrseg.runtime.core.model_card import ModelCard
 from cxrseg.runtime.core.preprocess import preprocess
-from cxrseg.runtime.inference.session import default_threads, load_model
+from cxrseg.runtime.inference.loading import load_model
+from cxrseg.runtime.inference.session import default_threads
 from cxrseg.runtime.readers import read
 from cxrseg.runtime.terminal.console import echo
 from cxrseg.trainer.adapt.layer_table import layer_table

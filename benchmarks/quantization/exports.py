@@ -15,7 +15,7 @@ from cxrseg.runtime.core.labels import labels_of
 from cxrseg.runtime.core.model_card import ModelCard
 from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.runtime.files.atomic import atomic_write
-from cxrseg.runtime.inference.session import load_model
+from cxrseg.runtime.inference.loading import load_model
 from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.adapt.quantization import calibrate
 from cxrseg.trainer.adapt.quantizers import QuantizationConfig

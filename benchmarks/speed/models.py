@@ -16,7 +16,8 @@ from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import PROTOCOLS, Protocol, label_named
 from cxrseg.runtime.core.model_card import METADATA_KEY, ModelCard
 from cxrseg.runtime.inference.devices import PROVIDERS
-from cxrseg.runtime.inference.session import Loading, open_session
+from cxrseg.runtime.inference.loading import Loading
+from cxrseg.runtime.inference.session import open_session
 from cxrseg.runtime.segmenter import Segmenter
 
 MAX_INPUT = 2**28

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.inference.session import MAX_MODEL_BYTES
+from cxrseg.runtime.inference.model_file import MAX_MODEL_BYTES
 
 ONE_FILE = MAX_MODEL_BYTES
 """Most bytes of a model in one file: what the runtime reads, below the 2 GiB of protobuf. The

@@ -9,7 +9,7 @@ import onnx
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.model_card import METADATA_KEY, REFERENCE_KEY
 from cxrseg.runtime.files.atomic import atomic_write
-from cxrseg.runtime.inference.session import MAX_MODEL_BYTES
+from cxrseg.runtime.inference.model_file import MAX_MODEL_BYTES
 from cxrseg.runtime.quality.reference import Reference
 
 

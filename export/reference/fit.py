@@ -14,7 +14,7 @@ from cxrseg.export.reference.statistics import SUBJECT, alike, fit_statistics
 from cxrseg.export.reference.thresholds import Scores, Threshold, choose, score
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import Protocol
-from cxrseg.runtime.inference.session import LoadedModel
+from cxrseg.runtime.inference.loading import LoadedModel
 from cxrseg.runtime.quality.reference import Reference, ReferenceStatistics
 from cxrseg.runtime.quality.rules import FITTED
 

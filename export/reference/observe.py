@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from cxrseg.export.reference.images import SourceImage
 from cxrseg.runtime.core.labels import PROTOCOLS, Protocol, labels_of
 from cxrseg.runtime.core.preprocess import preprocess
+from cxrseg.runtime.inference.loading import LoadedModel
 from cxrseg.runtime.inference.postprocess import clean_components, label_mask
-from cxrseg.runtime.inference.session import LoadedModel
+from cxrseg.runtime.inference.running import run_model
 from cxrseg.runtime.quality.features import cut_off, grid_logits, shape, thumbnail, uncertainty
 from cxrseg.runtime.readers.reading import read
 
@@ -74,7 +76,7 @@ def observe(
         seed: Seed of the random margins.
 
     Raises:
-        CxrsegError: An image cannot be read.
+        CxrsegError: An image cannot be read, or the model fails on it.
     """
     rng = np.random.default_rng(seed)
     for image in images:
@@ -84,15 +86,16 @@ def observe(
             image.patient,
             thumbnail(pixels),
             thumbnail(framed(pixels, rng)),
-            _outlines(model, pixels),
+            _outlines(model, pixels, image.path),
         )
 
 
-def _outlines(model: LoadedModel, pixels: NDArray[np.float32]) -> dict[Protocol, Outlines]:
+def _outlines(
+    model: LoadedModel, pixels: NDArray[np.float32], path: Path
+) -> dict[Protocol, Outlines]:
     names = model.card.labels
     batch = preprocess(pixels, model.card.preprocessing)[None, None]
-    (output,) = model.session.run([model.output_name], {model.input_name: batch})
-    logits = np.asarray(output[0], np.float32)
+    logits = run_model(model, batch, path)
     found: dict[Protocol, Outlines] = {}
     for protocol in PROTOCOLS:
         labels = labels_of(protocol)

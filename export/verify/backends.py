@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from cxrseg.export.verify.agreement import Backend
+from cxrseg.runtime.inference.running import require_finite
 from cxrseg.runtime.inference.session import IDLE_OPTIMIZERS
+
+TRAIN_AGAIN = "train again, with a lower learning rate"
 
 
 def saturates(limit: int = 127) -> bool:
@@ -60,6 +63,8 @@ def onnx_backend(model: bytes | Path, optimized: bool) -> Backend:
     Args:
         model: Path of an exported model, or its bytes where they are all of it.
         optimized: Whether ONNX Runtime optimizes the graph.
+
+    The function raises a CxrsegError where the network gives values that are not numbers.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -73,16 +78,23 @@ def onnx_backend(model: bytes | Path, optimized: bool) -> Backend:
     )
 
     def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(session.run(None, {"image": batch})[0][0], dtype=np.float32)
+        logits = np.asarray(session.run(None, {"image": batch})[0][0], dtype=np.float32)
+        require_finite(logits, "the exported network", TRAIN_AGAIN)
+        return logits
 
     return run
 
 
 def torch_backend(network: torch.nn.Module) -> Backend:
-    """Return a function that runs a network in PyTorch."""
+    """Return a function that runs a network in PyTorch.
+
+    It raises a CxrsegError where the network gives values that are not numbers.
+    """
 
     def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.no_grad():
-            return np.asarray(network(torch.from_numpy(batch))[0].numpy(), dtype=np.float32)
+            logits = np.asarray(network(torch.from_numpy(batch))[0].numpy(), dtype=np.float32)
+        require_finite(logits, "the trained network", TRAIN_AGAIN)
+        return logits
 
     return run

@@ -111,7 +111,8 @@ def run(options: RunOptions) -> int:
     """
     # Imported here, so that wrong usage is reported at once.
     from cxrseg.runtime.batch import plan, process, workers
-    from cxrseg.runtime.inference.session import Loading, default_threads
+    from cxrseg.runtime.inference.loading import Loading
+    from cxrseg.runtime.inference.session import default_threads
     from cxrseg.runtime.models.shipped import default_model
 
     settings = options.settings

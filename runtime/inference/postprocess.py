@@ -40,12 +40,17 @@ def label_mask(logits: Sequence[NDArray[np.float32]], labels: Sequence[Label]) -
 
     Returns:
         uint8 [H, W] of label values, `BACKGROUND` elsewhere.
+
+    Raises:
+        ValueError: The largest logit of a pixel is NaN or infinite: it tells nothing of lungs.
     """
     best = logits[0]
     mask = np.full(best.shape, labels[0].value, dtype=np.uint8)
     for channel, label in zip(logits[1:], labels[1:], strict=True):
         mask[channel > best] = label.value
         best = np.maximum(best, channel)
+    if best.size and not np.isfinite(best.max()):
+        raise ValueError("logits of a mask are not finite")
     mask[best <= 0] = BACKGROUND
     return mask
 

@@ -201,7 +201,7 @@ def test_errors_survive_pickling() -> None:
 def test_an_accelerator_does_one_image_at_a_time(
     model_file, chest, monkeypatch, provider: str, together: int
 ) -> None:
-    from cxrseg.runtime.inference import session as module
+    from cxrseg.runtime.inference import loading as module
 
     loaded = module.load_model(model_file(), "cpu", 1)
     barrier, most, inside = threading.Barrier(2), [0], []

@@ -68,17 +68,17 @@ def test_what_the_images_need_is_imported_while_the_model_loads(model, save_ches
     done = run_python(
         "import sys, time\nfrom cxrseg.runtime import cli\n"
         "from cxrseg.runtime.batch import process as batch\n"
-        "from cxrseg.runtime.inference import session\n"
+        "from cxrseg.runtime.inference import loading\n"
         "late = ['cv2', 'PIL', 'cxrseg.runtime.segmenter', 'cxrseg.runtime.writers.images']\n"
         "print([name for name in late if name in sys.modules])\n"
-        "create = session._create_session\n"
+        "create = loading.create_session\n"
         "def wait(*args):\n"
         "    end = time.monotonic() + 60\n"
         "    while any(x not in sys.modules for x in late) and time.monotonic() < end:\n"
         "        time.sleep(0.01)\n"
         "    print([name for name in late if name not in sys.modules])\n"
         "    return create(*args)\n"
-        "session._create_session = wait\n"
+        "loading.create_session = wait\n"
         "cli.main()",
         str(save_chest(xrays / "x.png")),
         *model,

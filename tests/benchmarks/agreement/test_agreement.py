@@ -20,7 +20,7 @@ from cxrseg.export.verify.agreement import SAME_NETWORK
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.inference import session as runtime_session
 from cxrseg.runtime.inference.devices import PROVIDERS
-from cxrseg.runtime.inference.session import LoadedModel, load_model
+from cxrseg.runtime.inference.loading import LoadedModel, load_model
 
 Bench = Callable[..., Any]
 

@@ -14,7 +14,7 @@ from cxrseg.benchmarks.agreement.providers import provider_backend
 from cxrseg.export.verify.agreement import SAME_NETWORK
 from cxrseg.runtime.core.preprocess import preprocess
 from cxrseg.runtime.inference.devices import PROVIDERS
-from cxrseg.runtime.inference.session import LoadedModel, load_model
+from cxrseg.runtime.inference.loading import LoadedModel, load_model
 from cxrseg.runtime.readers import read
 
 CPU = PROVIDERS["cpu"]

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from cxrseg.benchmarks.agreement.providers import placement, provider_backend
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.inference.devices import PROVIDERS
-from cxrseg.runtime.inference.session import load_model
+from cxrseg.runtime.inference.loading import load_model
 
 CPU = PROVIDERS["cpu"]
 

@@ -17,7 +17,7 @@ from cxrseg.benchmarks.harness.samples import (
     read_samples,
 )
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.inference.session import load_model
+from cxrseg.runtime.inference.loading import load_model
 
 
 def samples(data: Path, **options: Any) -> list[Sample]:

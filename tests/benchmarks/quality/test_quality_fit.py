@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cxrseg.runtime.inference.session import load_model
+from cxrseg.runtime.inference.loading import load_model
 from cxrseg.runtime.models import default_model
 from cxrseg.runtime.quality.reference import Reference
 from cxrseg.runtime.quality.rules import FITTED, RULES

@@ -13,7 +13,7 @@ import pytest
 
 from cxrseg.benchmarks.quantization.layers import LayerPair, pair_layers
 from cxrseg.benchmarks.quantization.noise import LOGITS, output_noise
-from cxrseg.runtime.inference.session import load_model
+from cxrseg.runtime.inference.loading import load_model
 from cxrseg.trainer.fit.checkpoint import load
 from cxrseg.trainer.networks.layers import effective
 

@@ -8,7 +8,7 @@ import pytest
 from cxrseg.export.reference.attach import attach
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.model_card import METADATA_KEY, REFERENCE_KEY
-from cxrseg.runtime.inference.session import load_model
+from cxrseg.runtime.inference.loading import load_model
 from cxrseg.runtime.models import default_model
 from cxrseg.runtime.quality.reference import Reference
 from helpers.models.reference import shipped, shipped_json

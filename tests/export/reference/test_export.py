@@ -10,7 +10,7 @@ import pytest
 
 from cxrseg.export.pipeline import add_reference
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.inference.session import load_model
+from cxrseg.runtime.inference.loading import load_model
 from cxrseg.runtime.quality.reference import Reference
 from cxrseg.runtime.quality.rules import FITTED
 from helpers.drawing import phantoms

@@ -8,7 +8,7 @@ import numpy as np
 
 from cxrseg.export.reference.images import SourceImage
 from cxrseg.export.reference.observe import observe
-from cxrseg.runtime.inference.session import load_model
+from cxrseg.runtime.inference.loading import load_model
 from cxrseg.runtime.models.shipped import default_model
 from helpers.dicom.patient import xray
 from helpers.drawing.phantoms import draw

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from cxrseg.export.verify.agreement import Agreement, compare
-from cxrseg.export.verify.backends import saturates
+from cxrseg.export.verify.backends import saturates, torch_backend
 from cxrseg.export.verify.images import synthetic_radiographs
+from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.preprocess import Preprocessing
 from helpers.models.exported import FIELDS
 
@@ -30,6 +32,18 @@ class TestVerify:
         assert differ.with_lungs == 0, "the second backend found none"
         both = compare(left, nothing, images, spec, (FIELDS[0], "right_lung_whole"))
         assert both.mean == pytest.approx(0.75), "each protocol counts"
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_no_numbers_prove_nothing(self, value: float) -> None:
+        """Masks of a network that gives NaN everywhere agree."""
+
+        class Broken(torch.nn.Module):
+            def forward(self, image: torch.Tensor) -> torch.Tensor:
+                return torch.full((1, 2, 8, 8), value)
+
+        broken, spec = torch_backend(Broken()), Preprocessing(32)
+        with pytest.raises(CxrsegError, match="values that are not numbers; train again"):
+            compare(broken, broken, synthetic_radiographs(1), spec, FIELDS)
 
     def test_eight_bit_products_are_tried(self) -> None:
         """Seven bits are exact on every CPU; what eight are depends on it."""

@@ -89,3 +89,14 @@ def test_one_lung_alone() -> None:
     logits = logits_of(np.where(lungs() == 2, 0, lungs()).astype(np.uint8))[:1]
     logits[0, 76:78, 76:78] = 6
     assert not (clean_components(logits, label)[0, 70:] > 0).any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("channel", [0, 1])
+def test_what_is_no_number_becomes_no_lung(value: float, channel: int) -> None:
+    planes = logits_of(lungs())
+    planes[channel, 40, 40] = value
+    with pytest.raises(ValueError, match="not finite"):
+        label_mask(list(planes), FIELDS)
+    with pytest.raises(ValueError, match="not finite"):
+        label_mask([np.full((2, 2), -np.inf, np.float32)] * 2, FIELDS)

@@ -10,7 +10,7 @@ import pytest
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import PROTOCOLS
-from cxrseg.runtime.inference.session import load_model
+from cxrseg.runtime.inference.loading import load_model
 from cxrseg.runtime.models import default_model
 from cxrseg.runtime.quality import features
 from cxrseg.runtime.quality.gaussian import Gaussian

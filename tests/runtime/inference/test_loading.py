@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cxrseg.runtime import CxrsegError
-from cxrseg.runtime.inference.session import Loading, available_devices, default_threads, load_model
+from cxrseg.runtime.inference.loading import Loading, load_model
+from cxrseg.runtime.inference.session import available_devices, default_threads
 
 CARD = {
     "format_version": 1,
