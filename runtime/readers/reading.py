@@ -57,7 +57,7 @@ def _is_bare_dicom(head: bytes) -> bool:
 
 def _read_dicom(path: Path) -> Radiograph:
     try:
-        from cxrseg.runtime.readers.dicom import read_dicom
+        from cxrseg.runtime.readers.dicom.reader import read_dicom
     except ImportError as error:
         cause = f"reading DICOM needs a library that cannot be loaded ({error})"
         raise CxrsegError(path, cause, "install cxrseg again") from error

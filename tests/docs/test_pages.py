@@ -58,7 +58,7 @@ def test_page_explains_every_column_of_the_table() -> None:
 def test_page_explains_every_flag() -> None:
     of_readers = {
         code
-        for path in READERS.glob("*.py")
+        for path in READERS.rglob("*.py")
         for code in re.findall(r'Flag\(\s*"(\w+)"', path.read_text(encoding="utf-8"))
     }
     assert len(of_readers) == 5

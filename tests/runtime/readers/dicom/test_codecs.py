@@ -8,7 +8,7 @@ import pytest
 from pydicom import uid
 
 from cxrseg.runtime import CxrsegError, read
-from cxrseg.runtime.readers import codecs
+from cxrseg.runtime.readers.dicom import codecs
 from helpers.dicom.dicom_images import ENCODERS, PHANTOM, jpeg2000, levels, make, save, unit
 
 # Some of these files are made wrong on purpose, which pydicom warns of while writing.

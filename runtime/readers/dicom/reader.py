@@ -22,8 +22,8 @@ from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.flags import Flag
 from cxrseg.runtime.core.orientation import Orientation
 from cxrseg.runtime.core.radiograph import Radiograph, check_size, to_unit
-from cxrseg.runtime.readers.codecs import UndecodableError, check_coded_size, plugin_for
-from cxrseg.runtime.readers.dicom_header import (
+from cxrseg.runtime.readers.dicom.codecs import UndecodableError, check_coded_size, plugin_for
+from cxrseg.runtime.readers.dicom.header import (
     FRONTAL_VIEWS,
     NOT_PROJECTION,
     OTHER_VIEWS,
@@ -33,7 +33,7 @@ from cxrseg.runtime.readers.dicom_header import (
     read_spacing,
     text,
 )
-from cxrseg.runtime.readers.dicom_pixels import ColorError, gray_values
+from cxrseg.runtime.readers.dicom.pixels import ColorError, gray_values
 from cxrseg.runtime.readers.polarity import INVERTED, polarity
 
 MAX_INFLATED = 1 << 30

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from cxrseg.runtime.core.flags import Flag
 from cxrseg.runtime.core.orientation import Direction, Orientation
 from cxrseg.runtime.core.radiograph import Spacing
-from cxrseg.runtime.readers.dicom_pixels import numbers
+from cxrseg.runtime.readers.dicom.pixels import numbers
 
 MAX_SPACING = 10.0
 """Largest pixel spacing believed, mm."""

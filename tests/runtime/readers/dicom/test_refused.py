@@ -11,7 +11,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 
 from cxrseg.runtime import CxrsegError, read
-from cxrseg.runtime.readers import dicom
+from cxrseg.runtime.readers.dicom import reader
 from helpers.dicom.dicom_images import SECRETS, jpeg2000, levels, make, rgb, save
 
 # Some of these files are made wrong on purpose, which pydicom warns of while writing.
@@ -97,7 +97,7 @@ def test_projection_and_unknown_modalities_pass(read_made, modality: str | None)
 
 def test_inflated_bomb_is_refused(tmp_path: Path, monkeypatch) -> None:
     path = save(make(syntax=uid.DeflatedExplicitVRLittleEndian), tmp_path / "x.dcm")
-    monkeypatch.setattr(dicom, "MAX_INFLATED", 10_000)
+    monkeypatch.setattr(reader, "MAX_INFLATED", 10_000)
     with pytest.raises(CxrsegError, match="inflates to more than"):
         read(path)
 
