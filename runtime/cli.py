@@ -199,10 +199,10 @@ def command(about: bool, **options: Any) -> int:
     \b
     Exit codes
       0    everything was done, or Ctrl-C ended --watch
-      1    some inputs failed; the others are done
+      1    some inputs failed, the others are done; or lines of the output were lost
       2    wrong usage
       3    --strict wrote nothing for some images, because they were flagged; none failed
-      130  interrupted by Ctrl-C; files already written are complete
+      130  interrupted by Ctrl-C, SIGTERM or SIGHUP; files already written are complete, --csv too
 
     Not a diagnostic device. Look at each overlay before using its numbers.
     """

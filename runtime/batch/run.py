@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from collections.abc import Generator
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -175,6 +175,8 @@ def _report_not_assessed(segmenter: Segmenter, refuse: bool) -> None:
 def _watched(options: RunOptions, segmenter: Segmenter, count: int) -> Outcomes:
     from cxrseg.runtime.batch.watch import Watcher, watch
 
+    folders = ", ".join(map(str, options.inputs))
+    echo(f"watching {folders}; Ctrl-C ends it", err=True)
     watcher = Watcher(options.inputs, options.poll, fail)
     return watch(watcher, options.output, segmenter, options.settings, count)
 
@@ -185,7 +187,7 @@ def _report(options: RunOptions, outcomes: Outcomes, total: int = 0) -> int:
     with (
         recording(options.csv, options.jsonl, append=options.watch) as record,
         progress(total) as lines,
-        _until_interrupted(options.inputs) if options.watch else nullcontext(),
+        suppress(KeyboardInterrupt) if options.watch else nullcontext(),
         closing(outcomes),
     ):
         for job, outcome in outcomes:
@@ -201,17 +203,3 @@ def _report(options: RunOptions, outcomes: Outcomes, total: int = 0) -> int:
     if options.settings.resume:
         remove_stale(homes)
     return OK if options.watch else code
-
-
-@contextmanager
-def _until_interrupted(folders: Sequence[Path]) -> Iterator[None]:
-    """Let Ctrl-C end the block in good order, and what services are ended with, too."""
-    import signal
-
-    echo(f"watching {', '.join(map(str, folders))}; Ctrl-C ends it", err=True)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with suppress(KeyboardInterrupt):
-            yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -11,7 +11,9 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import click
 
 from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.terminal.interruption import ended_in_good_order
 from cxrseg.runtime.terminal.quiet import STDERR
+from cxrseg.runtime.terminal.streams import lost_output, steady_streams
 
 Item = TypeVar("Item")
 
@@ -27,7 +29,8 @@ def run_command(command: click.Command, args: Sequence[str] | None = None) -> No
     """Run a command and leave the program with its exit code; no traceback for known failures.
 
     0 = the command returned None or 0; 1 = CxrsegError or a returned 1; 2 = wrong usage;
-    130 = interrupted by Ctrl-C.
+    130 = interrupted by Ctrl-C, SIGTERM or SIGHUP. Lines that standard output did not take cost no
+    work, and turn 0 into 1.
 
     Args:
         command: The click command; its callback returns an exit code or None.
@@ -36,17 +39,21 @@ def run_command(command: click.Command, args: Sequence[str] | None = None) -> No
     Raises:
         SystemExit: Always.
     """
-    for stream in (sys.stdout, sys.stderr):
-        # A file name that the terminal's encoding lacks must not end the run.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    sys.exit(_run(command, None if args is None else list(args)))
+    steady_streams()
+    with ended_in_good_order():
+        code = _run(command, None if args is None else list(args))
+    sys.stdout.flush()
+    lost = lost_output()
+    # Who closes a pipe early, as ``| head`` does, knows.
+    if lost is not None and not isinstance(lost, BrokenPipeError):
+        cause = f"could not be written ({lost.strerror or lost}), so lines are missing in it"
+        fail(CxrsegError("standard output", cause, "make space, or send it elsewhere"))
+    sys.exit(code or (OK if lost is None else FAILED))
 
 
 def _run(command: click.Command, args: list[str] | None) -> int:
     try:
         code = command.main(args=args, prog_name=command.name, standalone_mode=False)
-        sys.stdout.flush()
         return code if isinstance(code, int) else OK
     except CxrsegError as error:
         fail(error)
@@ -57,10 +64,6 @@ def _run(command: click.Command, args: list[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         echo("error: interrupted; files already written are complete", err=True)
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output left. Python flushes once more at exit: into nothing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     except Exception as error:
         if os.environ.get(DEBUG):
             raise

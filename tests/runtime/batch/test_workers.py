@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +13,7 @@ from cxrseg.runtime.batch import process as batch
 from cxrseg.runtime.batch.pool import in_order
 from cxrseg.runtime.batch.workers import MAX_JOBS, default_workers, threads_each
 from helpers.drawing import phantoms
-from helpers.runs import MAIN, contents, lines_of, save_chests
+from helpers.runs import contents, lines_of, save_chests
 
 
 @pytest.mark.parametrize("which", ["tiny", "shipped"])
@@ -125,37 +122,3 @@ def test_closing_does_not_wait_for_ever(monkeypatch) -> None:
     assert next(results) is True
     results.close()  # returns although the workers hang
     release.set()
-
-
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-@pytest.mark.parametrize("where", ["read", "segment"])
-def test_ctrl_c_with_jobs_leaves_whole_files(model, xrays, tmp_path, where: str) -> None:
-    save_chests(xrays, 30)
-    code = (
-        "import os, signal, sys, threading\n"
-        "from cxrseg.runtime import segmenter\nfrom cxrseg.runtime.batch import process as batch\n"
-        f"owner = batch if {where!r} == 'read' else segmenter.Segmenter\n"
-        f"original, calls = getattr(owner, {where!r}), []\n"
-        "def instead(*args, **kwargs):\n"
-        "    calls.append(args)\n"
-        "    if len(calls) == 9: os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return original(*args, **kwargs)\n"
-        f"setattr(owner, {where!r}, instead)\n"
-    )
-    out, told = tmp_path / "out", tmp_path / "all.jsonl"
-    options = ["-o", str(out), "--jsonl", str(told), "--csv", str(tmp_path / "all.csv")]
-    done = subprocess.run(
-        [sys.executable, "-c", code + MAIN, str(xrays), *options, "--jobs", "3", *model],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 130
-    assert [line for line in done.stderr.splitlines() if line] == [
-        "error: interrupted; files already written are complete"
-    ]
-    reports = sorted(path.stem for path in out.glob("*.json"))
-    assert 0 < len(reports) < 30
-    # Neither a part of an image's files nor a temporary one.
-    assert len(list(out.iterdir())) == 3 * len(reports)
-    assert {Path(line["source"]).stem for line in lines_of(told)} <= set(reports)
