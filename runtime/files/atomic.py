@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import time
+from typing import BinaryIO
 
 from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.files.locks import alone_in
+from cxrseg.runtime.files.opening import place_of
 
 _REMEDY = "choose a folder that you may write to, with -o"
 
 _START, _END = ".cxrseg-", ".tmp"
 _STALE_S = 10.0
+
+_FOR_NOBODY_ELSE = 0o600
+_AS_USUAL = 0o666
 
 
 def _temporary(path: Path) -> Path:
@@ -27,55 +34,136 @@ def _unwritable(path: Path, error: OSError) -> CxrsegError:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path in the folder of `path`, which it becomes at the end.
+    """Give a temporary file in the folder of `path`, which it becomes at the end.
 
-    When the block fails the temporary file is removed and `path` stays as it was.
+    It is on the disk before it gets the name, so that not even a power failure leaves a part of
+    it. When the block fails the temporary file is removed and `path` stays as it was. A link is
+    followed, and a file that is replaced hands on its permissions.
 
     Raises:
-        CxrsegError: The file cannot be written or put in place; an OSError of the block counts
-            as such.
+        CxrsegError: The file cannot be written or put in place, or something lies there that is no
+            file; an OSError of the block counts as such.
     """
     path = Path(path)
-    temporary = _temporary(path)
     try:
+        place = place_of(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    temporary = _temporary(place)
+    try:
+        _create(temporary, place).close()
         yield temporary
-        temporary.replace(path)
+        put_in_place(temporary, place)
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
         _remove([temporary])
 
 
-def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write several files, all of them or none.
-
-    Every content is on disk under a temporary name before the first file gets its own.
+def put_in_place(temporary: Path, place: Path) -> None:
+    """Give a finished file its name, once it is on the disk, with the permissions of the earlier.
 
     Args:
-        contents: Path -> what it shall hold. Existing files are replaced.
+        temporary: The file, in the folder of `place`.
+        place: As `place_of` returns it.
 
     Raises:
-        CxrsegError: One of them cannot be written; none is left behind.
+        OSError: It cannot be done.
+    """
+    with temporary.open("r+b") as file:
+        _take_over(file, place)
+        os.fsync(file.fileno())
+    temporary.replace(place)
+    _sync_folder(place.parent)
+
+
+def write_together(contents: Mapping[Path, bytes], durable: bool = False) -> None:
+    """Write several files that belong together, all of them or none.
+
+    The last vouches for the others: an earlier one is removed before the first of them is replaced,
+    and the new one comes when all are there. So a kill at any time leaves none that vouches for
+    files of another run. Every content is on disk under a temporary name before that. Links are
+    followed, and files that are replaced hand on their permissions.
+
+    Args:
+        contents: Path -> what it shall hold.
+        durable: Wait until all is on the disk, so that a power failure changes nothing any more.
+
+    Raises:
+        CxrsegError: One of them cannot be written, or something lies there that is no file; no new
+            file is left behind.
     """
     temporaries: dict[Path, Path] = {}
-    placed: list[Path] = []
     path = Path()
     try:
         for path, data in contents.items():
-            if path.is_dir():
-                raise CxrsegError(path, "a folder has the name of an output file", _REMEDY)
-            temporary = _temporary(path)
-            temporaries[path] = temporary
-            with temporary.open("xb") as file:
+            place = place_of(path)
+            temporary = _temporary(place)
+            temporaries[place] = temporary
+            with _create(temporary, place) as file:
                 file.write(data)
-        for path, temporary in temporaries.items():
-            temporary.replace(path)
-            placed.append(path)
+                _take_over(file, place)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+        _place_together(temporaries)
+        if durable:
+            for folder in {place.parent for place in temporaries}:
+                _sync_folder(folder)
     except OSError as error:
-        _remove(placed)
         raise _unwritable(path, error) from error
     finally:
         _remove(temporaries.values())
+
+
+def _place_together(temporaries: Mapping[Path, Path]) -> None:
+    """Give files their names, the last one last; none where one fails."""
+    *others, voucher = temporaries
+    placed: list[Path] = []
+    with alone_in(voucher.parent):
+        try:
+            if others:
+                voucher.unlink(missing_ok=True)
+            for place in (*others, voucher):
+                temporaries[place].replace(place)
+                placed.append(place)
+        except OSError:
+            _remove(placed)
+            raise
+
+
+def _create(temporary: Path, place: Path) -> BinaryIO:
+    """Create a file that shows nobody what the one in its place keeps from them."""
+    mode = _FOR_NOBODY_ELSE if place.exists() else _AS_USUAL
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(temporary, flags, mode), "wb")
+
+
+def _take_over(file: BinaryIO, place: Path) -> None:
+    """Give a file the owner, the group and the permissions of the one that it will replace."""
+    try:
+        old = place.stat()
+    except FileNotFoundError:
+        return
+    mode = old.st_mode & (stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO)
+    if hasattr(os, "fchown"):
+        for ids in ((-1, old.st_gid), (old.st_uid, -1)):
+            # Only root may give files away.
+            with suppress(OSError):
+                os.fchown(file.fileno(), *ids)
+        if os.fstat(file.fileno()).st_gid != old.st_gid:
+            mode &= ~stat.S_IRWXG  # they were another group's
+        os.fchmod(file.fileno(), mode)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Windows opens no folders, and some network drives do not know the request.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def prepare_folder(folder: Path) -> None:
