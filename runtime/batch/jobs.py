@@ -25,12 +25,14 @@ class Settings:
         strict: Write nothing for an image that is flagged.
         resume: Leave out an image that an earlier run has done, with the same model and settings,
             as `earlier_report` decides; ``json`` is among the formats.
+        durable: As `write` takes it.
     """
 
     formats: tuple[Format, ...] = DEFAULT_FORMATS
     deidentify: bool = False
     strict: bool = False
     resume: bool = False
+    durable: bool = False
 
 
 @dataclass(frozen=True)

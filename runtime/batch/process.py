@@ -114,7 +114,14 @@ def _process(
         prepare_folder(task.folder)
     report = make_report(result, radiograph, source, formats, deidentify)
     outputs = write(
-        result, radiograph, source, task.folder, formats, deidentify=deidentify, report=report
+        result,
+        radiograph,
+        source,
+        task.folder,
+        formats,
+        deidentify=deidentify,
+        report=report,
+        durable=settings.durable,
     )
     return Done(source, outputs, report)
 

@@ -9,9 +9,9 @@ from cxrseg.runtime.batch.jobs import Settings, Task
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import Label
 from cxrseg.runtime.core.version import package_version
-from cxrseg.runtime.files.own_files import MARK, is_ours
+from cxrseg.runtime.files.own_files import MARK
 from cxrseg.runtime.readers.reading import fingerprint
-from cxrseg.runtime.writers.paths import DEFAULT_FORMATS, dicom_among
+from cxrseg.runtime.writers.paths import DEFAULT_FORMATS, Outputs, dicom_among
 from cxrseg.runtime.writers.report import Report, is_complete, load_report
 
 
@@ -20,10 +20,9 @@ def earlier_report(
 ) -> Report | None:
     """Return the report of an image that needs not be done again.
 
-    The report is written last, so it vouches for the files beside it as long as none of them is
-    newer. It counts when this version of cxrseg wrote it, with the same model and labels and at
-    least the formats that are wanted, from a file with the same content as the image, which is not
-    newer than the report.
+    The report vouches for the files beside it whose hashes it holds. It counts when this version of
+    cxrseg wrote it, with the same model and labels and at least the formats that are wanted, from
+    a file with the same content as the image, which is not newer than the report.
 
     Args:
         task: The image.
@@ -36,10 +35,7 @@ def earlier_report(
     """
     outputs = task.outputs(settings.formats)
     try:
-        finished = outputs.report.stat().st_mtime_ns
-        if task.source.stat().st_mtime_ns > finished:
-            return None
-        if not all(x.stat().st_mtime_ns <= finished and is_ours(x) for x in outputs):
+        if task.source.stat().st_mtime_ns > outputs.report.stat().st_mtime_ns:
             return None
         report = load_report(outputs.report)
         if (
@@ -49,6 +45,7 @@ def earlier_report(
             and [label["name"] for label in report["labels"]] == [label.name for label in labels]
             and _covers(report, settings)
             and report["provenance"]["sha256"] == fingerprint(task.source)
+            and _vouches(report, outputs)
         ):
             return report
     # Nothing there, or not readable: it is done anew.
@@ -73,6 +70,16 @@ def earlier_owner(task: Task) -> str | None:
         return next((x for x in os.listdir(source.parent) if x == name), None)  # noqa: PTH208
     except (OSError, ValueError, LookupError, RecursionError):
         return None
+
+
+def _vouches(report: Report, outputs: Outputs) -> bool:
+    """Tell whether the files are those that were written with a report.
+
+    Raises:
+        CxrsegError: One is missing or cannot be read.
+    """
+    others = [path for path in outputs if path != outputs.report]
+    return all(report["files"].get(path.name) == fingerprint(path) for path in others)
 
 
 def _covers(report: Report, settings: Settings) -> bool:

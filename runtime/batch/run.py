@@ -62,7 +62,7 @@ class RunOptions:
     def settings(self) -> Settings:
         """What to do with each image."""
         resume = self.skip_existing or self.watch
-        return Settings(self.formats, self.deidentify, self.strict, resume)
+        return Settings(self.formats, self.deidentify, self.strict, resume, durable=self.watch)
 
     def __post_init__(self) -> None:
         if not self.inputs:

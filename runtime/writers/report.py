@@ -13,6 +13,7 @@ from cxrseg.runtime.core.model_card import INTENDED_USE
 from cxrseg.runtime.core.radiograph import Radiograph
 from cxrseg.runtime.core.segmentation import Segmentation
 from cxrseg.runtime.core.version import package_version
+from cxrseg.runtime.files.opening import read_file
 from cxrseg.runtime.files.own_files import MARK
 from cxrseg.runtime.measures.lungs import measure
 from cxrseg.runtime.writers.paths import DEFAULT_FORMATS, FORMATS, Format, dicom_among
@@ -30,6 +31,7 @@ _FORM = {
     "program": str,
     "input": str,
     "formats": [str],
+    "files": dict,
     "size": {"height": int, "width": int},
     "provenance": {"sha256": str},
     "labels": [
@@ -81,7 +83,8 @@ def make_report(
     measured = measure(
         segmentation.mask, segmentation.labels, segmentation.spacing, radiograph.orientation
     )
-    written: Report = {"formats": [name for name in FORMATS if name in formats]}
+    # Who writes the files fills in their hashes.
+    written: Report = {"formats": [name for name in FORMATS if name in formats], "files": {}}
     if dicom_among(formats):
         written["deidentified"] = deidentify
     return {
@@ -103,15 +106,11 @@ def load_report(path: Path) -> Report:
     """Read a JSON object from a file that should be a report; `is_complete` tells whether it is.
 
     Raises:
-        OSError: The file cannot be read.
-        ValueError: It is larger than a report can be, or no JSON object.
+        OSError: The file cannot be read, or is larger than a report can be.
+        ValueError: It is no JSON object.
         RecursionError: It is nested deeper than Python follows.
     """
-    with path.open("rb") as file:
-        data = file.read(_MAX_BYTES + 1)
-    if len(data) > _MAX_BYTES:
-        raise ValueError("too large for a report")
-    report = json.loads(data, parse_constant=_refuse)
+    report = json.loads(read_file(path, _MAX_BYTES), parse_constant=_refuse)
     if not isinstance(report, dict):
         raise ValueError("no report")
     return report

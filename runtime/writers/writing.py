@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -27,10 +28,14 @@ class WriteDetails(TypedDict, total=False):
         deidentify: Leave the patient's identity, dates and the original UIDs out of DICOM; False
             by default. The other formats never hold them.
         report: What the JSON report shall hold; None, the default, = made here, by `make_report`.
+            It gets ``files``: name -> SHA-256 of each file that it vouches for.
+        durable: Wait until the files are on the disk, so that not even a power failure takes them
+            back; False by default.
     """
 
     deidentify: bool
     report: Report | None
+    durable: bool
 
 
 def write(
@@ -43,7 +48,8 @@ def write(
 ) -> Outputs:
     """Write the outputs of one segmentation: all of them or none, the report last.
 
-    A process that is killed leaves whole files, and no report unless everything is there.
+    A process that is killed leaves whole files, and no report unless everything is there. The
+    report holds the hashes of the others, so that whatever came later can be told from them.
 
     Args:
         segmentation: The result.
@@ -52,7 +58,7 @@ def write(
             ``x_overlay.png`` and ``x.json``. It need not exist, unless DICOM is to be written.
         folder: Existing folder for the outputs; None = beside the source.
         formats: What to write. ``seg`` and ``sc`` need highdicom and a DICOM source.
-        **details: ``deidentify`` and ``report``, see `WriteDetails`.
+        **details: ``deidentify``, ``report`` and ``durable``, see `WriteDetails`.
 
     Returns:
         The paths written.
@@ -82,8 +88,11 @@ def write(
     if "json" in formats:
         if report is None:
             report = make_report(segmentation, radiograph, source, formats, deidentify)
+        report["files"] = {
+            path.name: hashlib.sha256(data).hexdigest() for path, data in contents.items()
+        }
         contents[outputs.report] = report_json(report).encode("ascii")
-    write_together(contents)
+    write_together(contents, details.get("durable", False))
     return outputs
 
 

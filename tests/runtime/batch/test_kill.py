@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -81,6 +82,27 @@ def check_kill_and_resume(xrays: Path, home: Path, count: int, model: list[str])
 def test_killed_and_resumed_equals_uninterrupted(model, xrays, tmp_path) -> None:
     save_chests(xrays, 60)
     check_kill_and_resume(xrays, tmp_path, 60, model)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGKILL")
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_killed_among_the_files_of_an_image(
+    model_file, save_chest, tmp_path: Path, number: int
+) -> None:
+    """No report is left beside files of another run, and the next run makes all anew."""
+    image, out = save_chest(tmp_path / "a.png"), tmp_path / "out"
+    run = [image, "-o", out, "--device", "cpu", "--model"]
+    assert start(*run, model_file("old.onnx")).wait(60) == 0
+    labels = ("right_lung", "left_lung", "right_lung_whole", "left_lung_whole")
+    new = [*run, model_file("new.onnx", labels=labels), "--protocol", "whole"]
+    assert start(*new, code=killed_at(number)).wait(60) == -signal.SIGKILL
+    assert not (out / "a.json").exists()
+    process = start(*new, "--skip-existing")
+    assert "skipped" not in process.communicate()[0]
+    report = json.loads((out / "a.json").read_text())
+    files = {path.name: path.read_bytes() for path in out.glob("*.png")}
+    assert report["labels"][0]["protocol"] == "whole" and len(files) == 2
+    assert report["files"] == {n: hashlib.sha256(x).hexdigest() for n, x in files.items()}
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import os
 
 import pytest
 
@@ -29,16 +29,16 @@ def test_output_file_that_cannot_be_written_leaves_nothing(
 
 def test_full_disk_leaves_nothing(run_tiny, save_chest, xrays, tmp_path, monkeypatch):
     written = []
-    original = Path.open
+    original = os.open
 
-    def open_(self: Path, mode: str = "r", *args, **kwargs):
-        if "x" in mode:
-            written.append(self)
+    def open_(path, flags: int, *args, **kwargs):
+        if flags & os.O_EXCL:
+            written.append(path)
             if len(written) == 3:
                 raise OSError(28, "No space left on device")
-        return original(self, mode, *args, **kwargs)
+        return original(path, flags, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "open", open_)
+    monkeypatch.setattr(os, "open", open_)
     result = run_tiny(save_chest(xrays / "x.png"))
     assert result.code == 1 and "No space left on device" in result.err
     assert names(xrays) == ["x.png"]
