@@ -12,7 +12,8 @@ from cxrseg.runtime.core.version import package_version
 from cxrseg.runtime.files.own_files import MARK
 from cxrseg.runtime.readers.reading import fingerprint
 from cxrseg.runtime.writers.paths import DEFAULT_FORMATS, Outputs, dicom_among
-from cxrseg.runtime.writers.report import Report, is_complete, load_report
+from cxrseg.runtime.writers.report import Report, load_report
+from cxrseg.runtime.writers.report_form import is_complete
 
 
 def earlier_report(
@@ -44,7 +45,7 @@ def earlier_report(
             and report["model"]["sha256"] == model_sha256
             and [label["name"] for label in report["labels"]] == [label.name for label in labels]
             and _covers(report, settings)
-            and report["provenance"]["sha256"] == fingerprint(task.source)
+            and report["provenance"].get("sha256") == fingerprint(task.source)
             and _vouches(report, outputs)
         ):
             return report

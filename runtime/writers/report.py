@@ -8,7 +8,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from cxrseg.runtime.core.labels import LABELS
 from cxrseg.runtime.core.model_card import INTENDED_USE
 from cxrseg.runtime.core.radiograph import Radiograph
 from cxrseg.runtime.core.segmentation import Segmentation
@@ -22,46 +21,6 @@ Report = dict[str, Any]
 """What ``x.json`` holds: plain data for JSON."""
 
 _MAX_BYTES = 1 << 20
-
-_NUMBER = int | float
-_KNOWN_OR_NOT = int | float | None
-
-# Key -> what stands there: a type, the parts of an object, or in brackets those of a list.
-_FORM = {
-    "program": str,
-    "input": str,
-    "formats": [str],
-    "files": dict,
-    "size": {"height": int, "width": int},
-    "provenance": {"sha256": str},
-    "labels": [
-        {
-            "name": str,
-            "title": str,
-            "protocol": str,
-            "area_px": int,
-            "area_mm2": _KNOWN_OR_NOT,
-            "fraction": _NUMBER,
-            "probability": _KNOWN_OR_NOT,
-        }
-    ],
-    "flags": [{"code": str, "reason": str}],
-    "model": {"name": str, "version": str, "sha256": str},
-    "measurements": {
-        "lungs": dict,
-        "thoracic_width_px": int | None,
-        "thoracic_width_mm": _KNOWN_OR_NOT,
-        "area_ratio": _KNOWN_OR_NOT,
-        "spacing_source": str | None,
-    },
-}
-_SPACING = {"row": _NUMBER, "column": _NUMBER}
-_BOX = {
-    "height_px": int,
-    "height_mm": _KNOWN_OR_NOT,
-    "width_px": int,
-    "width_mm": _KNOWN_OR_NOT,
-}
 
 
 def make_report(
@@ -103,7 +62,7 @@ def report_json(report: Report) -> str:
 
 
 def load_report(path: Path) -> Report:
-    """Read a JSON object from a file that should be a report; `is_complete` tells whether it is.
+    """Read a JSON object from a file that should be a report; `report_form` tells whether it is.
 
     Raises:
         OSError: The file cannot be read, or is larger than a report can be.
@@ -118,27 +77,3 @@ def load_report(path: Path) -> Report:
 
 def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} in a report")
-
-
-def is_complete(report: Report) -> bool:
-    """Tell whether a report, which people may have edited, holds all that is read from it again."""
-    if not _fits(report, _FORM) or not report["labels"]:
-        return False
-    names = {label["name"] for label in report["labels"]}
-    boxes, spacing = report["measurements"]["lungs"], report.get("spacing_mm", ())
-    return (
-        names <= {label.name for label in LABELS}
-        and all(_fits(boxes.get(name), _BOX) for name in names)
-        and (spacing is None or _fits(spacing, _SPACING))
-    )
-
-
-def _fits(value: Any, form: Any) -> bool:
-    """Tell whether a value of a report is as `_FORM` says."""
-    if isinstance(form, dict):
-        return isinstance(value, dict) and all(
-            key in value and _fits(value[key], part) for key, part in form.items()
-        )
-    if isinstance(form, list):
-        return isinstance(value, list) and all(_fits(part, form[0]) for part in value)
-    return isinstance(value, form)
