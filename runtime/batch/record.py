@@ -49,7 +49,7 @@ def recording(
         yield lambda job, outcome: None
         return
     # Imported here, because few runs write tables.
-    from cxrseg.runtime.writers.tables import summary
+    from cxrseg.runtime.writers.table_files import summary
 
     with summary(csv, jsonl, append) as add:
         yield lambda job, outcome: add(record_of(job, outcome))

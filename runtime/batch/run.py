@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Generator
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from cxrseg.runtime.batch.record import describe, recording
 from cxrseg.runtime.core.errors import CxrsegError, require_extra
 from cxrseg.runtime.core.labels import Protocol
 from cxrseg.runtime.files.atomic import prepare_folder, remove_stale
+from cxrseg.runtime.files.opening import is_standard_output
 from cxrseg.runtime.terminal.console import FAILED, OK, echo, fail, progress
 from cxrseg.runtime.writers.paths import Format, dicom_among
 
@@ -84,7 +86,7 @@ class RunOptions:
             raise click.UsageError(f"{option} looks into the JSON reports: add json to --format")
         if self.allow_unassessed and not self.strict:
             raise click.UsageError("--allow-unassessed is about --strict")
-        if self.csv is not None and self.csv == self.jsonl:
+        if self.csv and self.jsonl and os.path.realpath(self.csv) == os.path.realpath(self.jsonl):
             raise click.UsageError("--csv and --jsonl name the same file")
 
     def _check_watch(self) -> None:
@@ -184,6 +186,8 @@ def _watched(options: RunOptions, segmenter: Segmenter, count: int) -> Outcomes:
 def _report(options: RunOptions, outcomes: Outcomes, total: int = 0) -> int:
     """Print the line of each image, record it in the tables, and return the exit code."""
     code, homes = OK, set[Path]()
+    # A table is alone on standard output, so that a program can read it.
+    taken = any(path and is_standard_output(path) for path in (options.csv, options.jsonl))
     with (
         recording(options.csv, options.jsonl, append=options.watch) as record,
         progress(total) as lines,
@@ -198,7 +202,7 @@ def _report(options: RunOptions, outcomes: Outcomes, total: int = 0) -> int:
                 lines.done(f"error: {outcome}", err=True)
             else:
                 code = code or (FLAGGED if outcome.withheld else OK)
-                lines.done(describe(outcome))
+                lines.done(describe(outcome), err=taken)
             record(job, outcome)
     if options.settings.resume:
         remove_stale(homes)

@@ -166,6 +166,30 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def check_place(path: Path, remedy: str = _REMEDY) -> None:
+    """Refuse, before the work, a path where no file could be put after it.
+
+    Args:
+        path: Where the file is meant to go.
+        remedy: What to do instead.
+
+    Raises:
+        CxrsegError: Its folder is missing or takes no files, or something lies there that is no
+            file.
+    """
+    try:
+        place = place_of(path)
+        # Whether a folder takes files is known for sure by trying alone.
+        temporary = _temporary(place)
+        _create(temporary, place).close()
+        temporary.unlink()
+    except OSError as error:
+        folder = path.parent
+        if not folder.is_dir():
+            raise CxrsegError(path, "its folder does not exist", remedy) from error
+        raise CxrsegError(path, f"cannot be written ({error.strerror or error})", remedy) from error
+
+
 def prepare_folder(folder: Path) -> None:
     """Create the output folder where there is none.
 

@@ -122,6 +122,14 @@ def open_stream(path: str | os.PathLike[str]) -> FileIO | None:
     return stream
 
 
+def is_standard_output(path: str | os.PathLike[str]) -> bool:
+    """Tell whether what is written to a path comes out with what the program prints."""
+    try:
+        return os.path.samestat(Path(path).stat(), os.fstat(1))
+    except OSError:
+        return False
+
+
 def _require_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")

@@ -1,20 +1,17 @@
-"""Tables of many images: one row or line each, those that failed among them."""
+"""What a table of many images holds: one row or line each, those that failed among them."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
-from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import Side, label_named
 from cxrseg.runtime.core.version import package_version
-from cxrseg.runtime.files.atomic import atomic_write
 from cxrseg.runtime.files.own_files import MARK
 from cxrseg.runtime.writers.report import Report
 
@@ -32,6 +29,9 @@ COLUMNS: tuple[str, ...] = (
 """Columns of the table, in order. `status` is ``ok``, ``flagged`` where flags kept the files from
 being written, or ``error``; a cell is empty where nothing is known. Heights and widths are those of
 `Measurements`, upright."""
+
+LINE_START = f'{{"program": "{MARK} '.encode("ascii")
+"""How every line of JSON Lines begins."""
 
 Status = Literal["ok", "flagged", "error"]
 
@@ -55,8 +55,6 @@ class Record:
     earlier: bool = False
 
 
-Add = Callable[[Record], None]
-
 Row = dict[str, str | int | float | None]
 """Column -> cell; columns that are left out are empty."""
 
@@ -64,18 +62,18 @@ Row = dict[str, str | int | float | None]
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-def row(record: Record) -> Row:
-    """Return the row of the CSV table.
+def cells(record: Record) -> Row:
+    """Return the cells of the CSV table's row.
 
     Raises:
         TypeError, LookupError: The report is not as cxrseg writes it.
     """
-    cells: Row = {"input": record.source, "status": record.status, "error": record.error}
+    known: Row = {"input": record.source, "status": record.status, "error": record.error}
     report = record.report
     if not report:
-        return cells
+        return known
     sizes, model, spacing = report["measurements"], report["model"], report["spacing_mm"]
-    cells |= {
+    known |= {
         "flags": " ".join(flag["code"] for flag in report["flags"]),
         "protocol": report["labels"][0]["protocol"],
         "image_height_px": report["size"]["height"],
@@ -89,11 +87,11 @@ def row(record: Record) -> Row:
         "cxrseg_version": report["program"].removeprefix(f"{MARK} "),
     }
     if spacing is not None:
-        cells["spacing_row_mm"] = _rounded(spacing["row"], 6)
-        cells["spacing_column_mm"] = _rounded(spacing["column"], 6)
+        known["spacing_row_mm"] = _rounded(spacing["row"], 6)
+        known["spacing_column_mm"] = _rounded(spacing["column"], 6)
     for label in report["labels"]:
         side, box = label_named(label["name"]).side, sizes["lungs"][label["name"]]
-        cells |= {
+        known |= {
             f"{side}_area_px": label["area_px"],
             f"{side}_area_mm2": _rounded(label["area_mm2"], 1),
             f"{side}_height_px": box["height_px"],
@@ -102,14 +100,48 @@ def row(record: Record) -> Row:
             f"{side}_width_mm": _rounded(box["width_mm"], 2),
             f"{side}_probability": _rounded(label["probability"], 4),
         }
-    return cells
+    return known
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
 
 
-def line(record: Record) -> str:
+def header() -> bytes:
+    """Return the first row of the CSV table: RFC 4180 in UTF-8, after a byte order mark.
+
+    By the mark spreadsheets recognize UTF-8.
+    """
+    return codecs.BOM_UTF8 + _csv(COLUMNS)
+
+
+def row(record: Record) -> bytes:
+    """Return the row of the CSV table.
+
+    Text that a spreadsheet would run as a formula gets an apostrophe before it, and characters that
+    are not printable become ``?``.
+
+    Raises:
+        TypeError, LookupError: The report is not as cxrseg writes it.
+    """
+    known = cells(record)
+    return _csv(_guarded(known.get(column)) for column in COLUMNS)
+
+
+def _guarded(value: str | int | float | None) -> str | int | float | None:
+    if not isinstance(value, str):
+        return value
+    guarded = f"'{value}" if value.startswith(_FORMULA) else value
+    return "".join(c if c.isprintable() else "?" for c in guarded)
+
+
+def _csv(values: Iterable[str | int | float | None]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow(values)
+    return text.getvalue().encode("utf-8")
+
+
+def line(record: Record) -> bytes:
     """Return the line of JSON Lines: what the report holds, with source, status and error."""
     # Like the report it begins with the program, by which our files are known.
     data = {
@@ -119,146 +151,4 @@ def line(record: Record) -> str:
         "error": record.error,
         **record.report,
     }
-    return json.dumps(data, allow_nan=False) + "\n"
-
-
-@contextmanager
-def summary(
-    table: Path | None = None, lines: Path | None = None, append: bool = False
-) -> Iterator[Add]:
-    """Give a function that takes the records of all inputs, one after another.
-
-    Args:
-        table: The CSV file to write; None = none.
-        lines: The JSON Lines file to write; None = none.
-        append: As `json_lines` takes it.
-
-    Raises:
-        CxrsegError: A file exists and is no earlier one of its kind, or it cannot be written.
-    """
-    with ExitStack() as stack:
-        adds: list[Add] = []
-        if table is not None:
-            adds.append(stack.enter_context(csv_table(table)))
-        if lines is not None:
-            adds.append(stack.enter_context(json_lines(lines, append)))
-
-        def add(record: Record) -> None:
-            for add_to_file in adds:
-                add_to_file(record)
-
-        yield add
-
-
-@contextmanager
-def csv_table(path: Path) -> Iterator[Add]:
-    """Give a function that adds rows to a table, written when the block ends, and when it fails.
-
-    The rows of an interrupted run are complete: Ctrl-C costs those of the images in work, and of
-    images that were done while one before them was in work. The file is CSV (RFC 4180) in UTF-8
-    with a byte order mark, by which spreadsheets recognize it. Text that a spreadsheet would run as
-    a formula gets an apostrophe before it, and characters that are not printable become ``?``.
-
-    Raises:
-        CxrsegError: The file exists and is no earlier table of cxrseg, or it cannot be written.
-    """
-    data = io.BytesIO()
-    text = io.TextIOWrapper(data, "utf-8-sig", errors="replace", newline="", write_through=True)
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
-    _check(path, "--csv", "a table of this version of cxrseg", data.getvalue())
-
-    def add(record: Record) -> None:
-        cells = row(record)
-        writer.writerow([_cell(cells.get(column)) for column in COLUMNS])
-
-    try:
-        yield add
-    finally:
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(data.getbuffer())
-
-
-def _cell(value: str | int | float | None) -> str | int | float | None:
-    if not isinstance(value, str):
-        return value
-    guarded = f"'{value}" if value.startswith(_FORMULA) else value
-    return "".join(c if c.isprintable() else "?" for c in guarded)
-
-
-@contextmanager
-def json_lines(path: Path, append: bool = False) -> Iterator[Add]:
-    """Give a function that adds lines to a file, each written at once.
-
-    Args:
-        path: The file, ASCII.
-        append: Keep the lines that are there. What an earlier run did gets a line only if it has
-            none of a success; a line that a kill cut off is removed.
-
-    Raises:
-        CxrsegError: The file exists and is no earlier one of cxrseg, or it cannot be written.
-    """
-    _check(path, "--jsonl", "of cxrseg's JSON Lines", f'{{"program": "{MARK} '.encode())
-    with _file_errors(path, "--jsonl"):
-        known = _known(path) if append else set()
-        # Unbuffered: a line goes to the system whole, and at once.
-        file = path.open("ab" if append else "wb", buffering=0)
-    with file:
-
-        def add(record: Record) -> None:
-            if record.earlier and record.source in known:
-                return
-            rest = line(record).encode("ascii")
-            with _file_errors(path, "--jsonl"):
-                while rest:
-                    rest = rest[file.write(rest) :]
-
-        yield add
-
-
-def _known(path: Path) -> set[str]:
-    """Return the sources that have a line of success, and cut off an incomplete last line."""
-    known: set[str] = set()
-    if not path.exists():
-        return known
-    whole = 0
-    with path.open("r+b") as file:
-        for text in file:
-            if not text.endswith(b"\n"):
-                file.truncate(whole)
-                break
-            whole += len(text)
-            # Somebody may have edited it.
-            with suppress(ValueError, TypeError, LookupError, RecursionError):
-                data = json.loads(text)
-                if data["status"] != "error":
-                    known.add(str(data["source"]))
-    return known
-
-
-def _check(path: Path, option: str, kind: str, start: bytes) -> None:
-    """Refuse, before anything is computed, a path that cannot become the file."""
-    remedy = f"choose another name with {option}"
-    with _file_errors(path, option, "read"):
-        if path.is_dir():
-            raise CxrsegError(path, "is a folder, not a file", remedy)
-        if not path.parent.is_dir():
-            raise CxrsegError(path, "its folder does not exist", remedy)
-        if not path.exists():
-            return
-        with path.open("rb") as file:
-            head = file.read(len(start))
-    # What a kill cut off at its very beginning is ours, too.
-    if not start.startswith(head):
-        cause = f"exists and is not {kind}, so it is kept"
-        raise CxrsegError(path, cause, f"rename it, or {remedy}")
-
-
-@contextmanager
-def _file_errors(path: Path, option: str, verb: str = "written") -> Iterator[None]:
-    """Turn the system's errors into ours."""
-    try:
-        yield
-    except OSError as error:
-        cause = f"cannot be {verb} ({error.strerror or error})"
-        raise CxrsegError(path, cause, f"choose another name with {option}") from error
+    return (json.dumps(data, allow_nan=False) + "\n").encode("ascii")

@@ -15,7 +15,8 @@ from cxrseg.runtime.core.labels import labels_of
 from cxrseg.runtime.core.orientation import Orientation
 from cxrseg.runtime.core.radiograph import Spacing
 from cxrseg.runtime.measures.lungs import measure
-from cxrseg.runtime.writers.tables import COLUMNS, Record, csv_table
+from cxrseg.runtime.writers.table_files import csv_table
+from cxrseg.runtime.writers.tables import COLUMNS, Record
 
 LABELS = labels_of("fields")
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cxrseg.runtime.writers.tables import Record, json_lines
+from cxrseg.runtime.writers.table_files import json_lines
+from cxrseg.runtime.writers.tables import Record
 from helpers.runs import lines_of
 
 
