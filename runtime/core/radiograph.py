@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.flags import Flag
 from cxrseg.runtime.core.orientation import UPRIGHT, Orientation
+from cxrseg.runtime.core.strips import strips
 
 MAX_PIXELS = 100_000_000
 """Largest image accepted, in pixels; a detector plate has fewer than 20 million."""
@@ -109,20 +110,31 @@ def to_unit(pixels: NDArray[Any], top: float | None = None) -> NDArray[np.float3
     known = {np.dtype(np.bool_): 1.0, np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
     if top is None:
         top = known.get(pixels.dtype.newbyteorder("="))
+    unit = np.zeros(pixels.shape, dtype=np.float32)
     if top is not None:
-        scaled = pixels.astype(np.float32)
-        scaled /= np.float32(top)
-        np.clip(scaled, 0, 1, out=scaled)
-        return scaled
-    # float64: the span of float32 or int32 values may exceed what their own type holds.
-    values = pixels.astype(np.float64)
-    finite = np.isfinite(values)
-    if not finite.any():
-        return np.zeros(pixels.shape, dtype=np.float32)
-    low, high = values.min(where=finite, initial=np.inf), values.max(where=finite, initial=-np.inf)
+        np.copyto(unit, pixels, casting="unsafe")
+        unit /= np.float32(top)
+        return np.clip(unit, 0, 1, out=unit)
+    low, high = _extremes(pixels)
     # Halves, so that the span of the widest float64 values does not overflow.
     span = high / 2 - low / 2
-    if span <= 0:
-        return np.zeros(pixels.shape, dtype=np.float32)
-    values[~finite] = low
-    return np.asarray(np.clip((values / 2 - low / 2) / span, 0, 1), dtype=np.float32)
+    if not span > 0:
+        return unit
+    for rows in strips(*pixels.shape):
+        # float64: the span of float32 or int32 values may exceed what their own type holds.
+        values = pixels[rows].astype(np.float64)
+        values[~np.isfinite(values)] = low
+        np.clip((values / 2 - low / 2) / span, 0, 1, out=values)
+        unit[rows] = values
+    return unit
+
+
+def _extremes(pixels: NDArray[Any]) -> tuple[float, float]:
+    """Return the smallest and the largest finite value; infinity and its negative without one."""
+    low, high = np.inf, -np.inf
+    for rows in strips(*pixels.shape):
+        values = pixels[rows]
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    return low, high

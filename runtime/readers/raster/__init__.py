@@ -1,0 +1,8 @@
+"""Takes PNG, JPEG, TIFF and BMP files, as scanners, phones and programs write them.
+
+Gives each as a radiograph, or with its colors and its alpha for what is no X-ray.
+"""
+
+from cxrseg.runtime.readers.raster.reader import FORMATS, read_picture, read_raster
+
+__all__ = ["FORMATS", "read_picture", "read_raster"]

@@ -1,0 +1,177 @@
+"""PNG, JPEG, TIFF and BMP files.
+
+Pillow decodes them, and libtiff the numbers of TIFF files. Pillow keeps 16 bits per value in gray
+images only: 16-bit color and 16-bit gray with alpha arrive as 8 bits, which is enough for a
+contour.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.radiograph import MAX_PIXELS, Radiograph, to_unit
+from cxrseg.runtime.core.strips import strips
+from cxrseg.runtime.files.opening import open_file
+from cxrseg.runtime.readers.raster.picture import Picture, decode
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+"""Pillow's names of the formats; no other decoder is ever tried on a file."""
+
+_MAGIC = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
+"""Start of a file -> Pillow's name of its format."""
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""Starts of a TIFF and a BigTIFF file."""
+
+
+def read_raster(path: Path) -> Radiograph:
+    """Read a PNG, JPEG, TIFF or BMP file.
+
+    Color becomes luma; alpha is composited over black; palettes are resolved; an Exif
+    orientation is applied. 8 bits are divided by 255, 9 to 16 by the largest value of their
+    depth; other numbers are stretched between their finite extremes.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The radiograph, without spacing: these formats do not hold it reliably.
+
+    Raises:
+        CxrsegError: The file is damaged, too large, too small, of several pages, or none of these.
+    """
+    with _explained(path):
+        picture = _read(path)
+        gray = _gray(picture)
+        pixels = to_unit(gray, picture.top)
+    if picture.white_is_zero:
+        np.subtract(1, pixels, out=pixels)
+    provenance: dict[str, str | int | float] = {
+        "format": picture.format,
+        "mode": picture.mode,
+        "bits": 8 * gray.dtype.itemsize,
+    }
+    return Radiograph(pixels, provenance=provenance)
+
+
+def read_picture(path: Path) -> Picture:
+    """Read a PNG, JPEG, TIFF or BMP file with its colors, for what is no X-ray: a mask.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The picture; black is 0.
+
+    Raises:
+        CxrsegError: As `read_raster`; or white is 0 at a depth whose black is not known.
+    """
+    with _explained(path):
+        picture = _read(path)
+    if not picture.white_is_zero:
+        return picture
+    if picture.pixels.dtype != np.uint16:
+        cause = f"white is 0 in an image of {picture.pixels.dtype} values"
+        raise CxrsegError(path, cause, "save it as 8-bit PNG")
+    pixels = np.asarray(int(picture.top or 65535) - picture.pixels, np.uint16)
+    return Picture(pixels, picture.alpha, picture.exif_orientation)
+
+
+def _read(path: Path) -> Picture:
+    try:
+        file = open_file(path)
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        remedy = "check the name and the permissions"
+        raise CxrsegError(path, f"cannot be read ({cause})", remedy) from error
+    with file:
+        head = file.read(8)
+        file.seek(0)
+        if head.startswith(_TIFF):
+            # Imported here: few X-rays are TIFF.
+            from cxrseg.runtime.readers.raster.tiff import decode_tiff
+
+            return decode_tiff(file, path)
+        name = next(name for magic, name in _MAGIC.items() if head.startswith(magic))
+        try:
+            return decode(file, path, name)
+        except (CxrsegError, MemoryError):
+            raise
+        # On damaged files Pillow's parsers raise nearly any type.
+        except Exception:
+            mended = _mended(file, path, name)
+            if mended is None:
+                raise
+            return mended
+
+
+def _mended(file: BinaryIO, path: Path, name: str) -> Picture | None:
+    """Return the picture of a file that Pillow refuses although all its pixels are there."""
+    # Imported here: nearly all files are sound.
+    from cxrseg.runtime.readers.raster.mending import with_end, without_metadata
+
+    if name == "PNG":
+        return decode(without_metadata(file), path, name)
+    versions = with_end(file) if name == "JPEG" else ()
+    pictures = (decode(version, path, name) for version in versions)
+    first = next(pictures, None)
+    same = first and all(np.array_equal(first.pixels, other.pixels) for other in pictures)
+    return first if same else None
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises into one line for the user."""
+    # Pillow warns of damaged metadata that does not matter here, and its own limit is not ours.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except CxrsegError:
+            raise
+        except UnidentifiedImageError as error:
+            cause = "the image is damaged or of a kind that cannot be read"
+            raise CxrsegError(path, cause, "export or copy it again") from error
+        except Image.DecompressionBombError as error:
+            limit = f"at most {MAX_PIXELS // 1_000_000} million pixels are accepted"
+            raise CxrsegError(path, "the image is too large", limit) from error
+        except MemoryError as error:
+            # A damaged PNG may state a length of 4 GiB, which Pillow then allocates.
+            cause = "not enough memory to read the image"
+            remedy = "close other programs; if that does not help, export or copy it again"
+            raise CxrsegError(path, cause, remedy) from error
+        # On damaged files Pillow's parsers raise nearly any type, not OSError alone.
+        except Exception as error:
+            detail = str(error) or type(error).__name__
+            cause = f"the image is damaged or of a kind that cannot be read ({detail})"
+            raise CxrsegError(path, cause, "export or copy it again") from error
+
+
+def _gray(picture: Picture) -> NDArray[Any]:
+    """Return gray values [H, W] at their stored depth, over black: of color, luma in uint8."""
+    pixels, alpha = picture.pixels, picture.alpha
+    if pixels.ndim == 2 and alpha is None:
+        return pixels
+    gray = np.empty(pixels.shape[:2], np.uint8 if pixels.ndim == 3 else pixels.dtype)
+    for rows in strips(*picture.size):
+        part = pixels[rows]
+        if part.ndim == 3:
+            part = np.asarray(Image.fromarray(np.ascontiguousarray(part)).convert("L"))
+        if alpha is not None:
+            part = _over_black(part, alpha[rows])
+        gray[rows] = part
+    return gray
+
+
+def _over_black(gray: NDArray[Any], alpha: NDArray[np.uint8]) -> NDArray[Any]:
+    product = gray.astype(np.uint32) * alpha
+    return np.asarray((product + 127) // 255, gray.dtype)
