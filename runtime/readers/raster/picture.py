@@ -22,6 +22,9 @@ ORIENTATION = 274
 """Tag of the orientation, in Exif and TIFF."""
 
 _DEEP = ("I", "F")
+_LOSSY = ("jpeg", "tiff_jpeg")
+"""Pillow's names of a TIFF's JPEG compressions."""
+
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
@@ -38,6 +41,7 @@ class Picture:
         top: The gray value of white, where it is known and not the largest of the type.
         format: Pillow's name of the file format.
         mode: Pillow's name of the pixel format, or the type of the numbers that it has none for.
+        lossy: Whether its compression, JPEG's, changes values.
     """
 
     pixels: NDArray[Any]
@@ -47,6 +51,7 @@ class Picture:
     top: float | None = None
     format: str = ""
     mode: str = ""
+    lossy: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -95,7 +100,9 @@ def decode(file: BinaryIO, path: Path, file_format: str) -> Picture:
         image.load()
         pixels, alpha = _values(image)
         left = image.getexif().get(ORIENTATION, 1)
-    picture = Picture(pixels, alpha, format=file_format, mode=mode, top=_top(file_format, mode))
+        lossy = file_format == "JPEG" or image.info.get("compression") in _LOSSY
+    top = _top(file_format, mode)
+    picture = Picture(pixels, alpha, top=top, format=file_format, mode=mode, lossy=lossy)
     return picture.turned(told) if left == told else replace(picture, exif_orientation=told)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -83,7 +84,7 @@ def read_picture(path: Path) -> Picture:
         cause = f"white is 0 in an image of {picture.pixels.dtype} values"
         raise CxrsegError(path, cause, "save it as 8-bit PNG")
     pixels = np.asarray(int(picture.top or 65535) - picture.pixels, np.uint16)
-    return Picture(pixels, picture.alpha, picture.exif_orientation)
+    return replace(picture, pixels=pixels, white_is_zero=False)
 
 
 def _read(path: Path) -> Picture:

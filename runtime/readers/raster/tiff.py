@@ -34,7 +34,7 @@ _MAX_SAMPLES = 16
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _SEPARATE = 2
-_OLD_JPEG = 6
+_OLD_JPEG, _JPEG = 6, 7
 _PREMULTIPLIED, _ALPHA = 1, 2
 _KINDS = {2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex numbers"}
 
@@ -202,14 +202,15 @@ def _decode_numbers(content: bytes, directory: Directory) -> Picture:
     if directory.samples > channels and directory.extra[:1] in ((), (_ALPHA,)):
         alpha = _bytes(values[..., channels])
         alpha = None if alpha.min() == 255 else alpha
+    lossy = directory.compression == _JPEG
     if directory.color:
-        return Picture(_bytes(values[..., :3]), alpha, format="TIFF", mode="RGB")
+        return Picture(_bytes(values[..., :3]), alpha, format="TIFF", mode="RGB", lossy=lossy)
     gray = values[..., 0]
     negative = directory.photometric == _WHITE_IS_ZERO
     mode = _MODES.get(gray.dtype.name, gray.dtype.name)
     if negative and gray.dtype == np.uint8:
         gray, negative = np.invert(gray), False
-    return Picture(gray, alpha, white_is_zero=negative, format="TIFF", mode=mode)
+    return Picture(gray, alpha, white_is_zero=negative, format="TIFF", mode=mode, lossy=lossy)
 
 
 def _bytes(values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -84,3 +84,12 @@ def test_pages_are_refused(tmp_path: Path) -> None:
     page.save(tmp_path / "m.tif", save_all=True, append_images=[page])
     with pytest.raises(CxrsegError, match="several pages"):
         read_picture(tmp_path / "m.tif")
+
+
+@pytest.mark.parametrize(("name", "lossy"), [("m.jpg", True), ("m.tif", False), ("m.png", False)])
+def test_jpeg_is_lossy(name: str, lossy: bool, tmp_path: Path) -> None:
+    image = Image.fromarray(SHAPE * 255)
+    image.save(tmp_path / name)
+    assert read_picture(tmp_path / name).lossy is lossy
+    image.save(tmp_path / "jpeg.tif", compression="jpeg")
+    assert read_picture(tmp_path / "jpeg.tif").lossy
