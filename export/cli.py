@@ -120,8 +120,8 @@ def command(checkpoint: Path, output: Path | None, weight_bits: str | None, **ch
     options = ExportOptions(weight_bits=None if weight_bits is None else int(weight_bits), **chosen)
     say = partial(_say, "cxrseg-export")
     report = export(checkpoint, output, options, say)
-    for line in table(report).splitlines():
-        click.echo(line)
+    for line in table(report):
+        echo(line)
     echo(f"wrote {' and '.join(map(str, report.files))}")
 
 

@@ -159,6 +159,20 @@ def _module(name: str, known: dict[str, Path]) -> str | None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
+def test_the_terminal_room_alone_prints(package: str) -> None:
+    """Where texts of files and folders are made harmless for a terminal."""
+    found = {
+        f"{path.relative_to(REPO)}:{node.lineno}"
+        for path in modules_in(package)
+        if path.parent != REPO / "runtime" / "terminal"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("print", "click.echo", "click.secho", "sys.stdout.write")
+    }
+    assert not found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_each_room_explains_itself(package: str) -> None:
     for folder in {path.parent for path in modules_in(package)}:
         assert (folder / "__init__.py").is_file(), folder

@@ -35,7 +35,9 @@ def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bo
 
     from cxrseg.trainer.recipe import Recipe
 
-    click.echo(yaml.safe_dump(Recipe().model_dump(mode="json"), sort_keys=False), nl=False)
+    text = yaml.safe_dump(Recipe().model_dump(mode="json"), sort_keys=False)
+    for line in text.splitlines():
+        echo(line)
     context.exit()
 
 
@@ -180,8 +182,8 @@ def command(
         hint = "saved; the same command with --resume goes on" if saved else "nothing was trained"
         echo(f"interrupted: {output}: {hint}", err=True)
         raise click.exceptions.Exit(130) from None
-    for line in table(reports).splitlines():
-        click.echo(line)
+    for line in table(reports):
+        echo(line)
     echo(f"wrote {output / MODEL}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -59,7 +60,7 @@ def _run(command: click.Command, args: list[str] | None) -> int:
         fail(error)
         return FAILED
     except click.ClickException as error:
-        error.show()
+        _explain(error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         echo("error: interrupted; files already written are complete", err=True)
@@ -71,6 +72,14 @@ def _run(command: click.Command, args: list[str] | None) -> int:
         remedy = f"please report it; {DEBUG}=1 in the environment shows where it happened"
         fail(CxrsegError(command.name or "cxrseg", cause, remedy))
         return FAILED
+
+
+def _explain(error: click.ClickException) -> None:
+    """Print what click says of wrong usage, which quotes arguments."""
+    text = io.StringIO()
+    error.show(text)
+    for line in text.getvalue().rstrip("\n").split("\n"):
+        echo(line, err=True)
 
 
 def echo(text: str, err: bool = False) -> None:

@@ -29,8 +29,8 @@ class StageReport:
     seconds: float
 
 
-def table(reports: Sequence[StageReport]) -> str:
-    """Return the closing table of a run as text."""
+def table(reports: Sequence[StageReport]) -> list[str]:
+    """Return the lines of a run's closing table."""
     lines = [f"{'':9} {'Dice':>7} {'IoU':>7} {'trained':>12} {'of':>12} {'seconds':>9}"]
     for report in reports:
         dice = report.metrics.get("val_dice", float("nan"))
@@ -51,4 +51,4 @@ def table(reports: Sequence[StageReport]) -> str:
             kind = [part for part in rest if part not in ("layer", "attn", "mlp", "qkv")]
             blocks.setdefault(block, []).append(f"{kind[0]} {rank:2}")
         lines += [f"  block {block:>2}: {'  '.join(parts)}" for block, parts in blocks.items()]
-    return "\n".join(lines)
+    return lines

@@ -27,6 +27,13 @@ def test_broken_pipe_is_quiet(model, save_chest, xrays) -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_wrong_usage_quotes_nothing_that_a_terminal_obeys(run_cxrseg) -> None:
+    for args in (["--\x1b[2Jfile.png"], ["x.png", "--device", "\x1b]0;title\x07"], ["\x9b2J"]):
+        result = run_cxrseg(*args)
+        assert result.code in (1, 2) and result.err
+        assert all(c.isprintable() or c == "\n" for c in result.out + result.err)
+
+
 def test_narrow_terminal_encoding(model, save_chest, xrays) -> None:
     path = save_chest(xrays / "胸.png")
     done = run_python(MAIN, str(path), *model, env={**os.environ, "PYTHONIOENCODING": "ascii"})
