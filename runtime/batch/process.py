@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -79,17 +79,27 @@ def process(
     """
     if isinstance(job, CxrsegError):
         return job
-    source = job.source
     try:
-        return _process(job, segmenter, settings or Settings(), interrupted)
+        with _named_failures(job.source):
+            return _process(job, segmenter, settings or Settings(), interrupted)
     except CxrsegError as error:
         return error
-    except MemoryError:
-        return CxrsegError(source, "not enough memory for this image", "close other programs")
+
+
+@contextmanager
+def _named_failures(source: Path) -> Iterator[None]:
+    """Turn whatever is raised into an error of the image."""
+    try:
+        yield
+    except CxrsegError:
+        raise
+    except MemoryError as error:
+        cause = "not enough memory for this image"
+        raise CxrsegError(source, cause, "close other programs") from error
     # A defect met on one image must not cost the operator all the others.
     except Exception as error:
         cause = f"unexpected failure ({type(error).__name__}: {error})"
-        return CxrsegError(source, cause, "please report it")
+        raise CxrsegError(source, cause, "please report it") from error
 
 
 def _process(

@@ -175,7 +175,8 @@ def _report_not_assessed(segmenter: Segmenter, refuse: bool) -> None:
 
 
 def _watched(options: RunOptions, segmenter: Segmenter, count: int) -> Outcomes:
-    from cxrseg.runtime.batch.watch import Watcher, watch
+    from cxrseg.runtime.batch.watch import watch
+    from cxrseg.runtime.batch.watcher import Watcher
 
     folders = ", ".join(map(str, options.inputs))
     echo(f"watching {folders}; Ctrl-C ends it", err=True)
