@@ -132,8 +132,7 @@ def _model(path: Path, loaded: LoadedModel) -> Iterator[Fact]:
 def _terms(path: Path, loaded: LoadedModel) -> Iterator[Fact]:
     yield "code", CODE_LICENSE
     yield "weights", loaded.card.license
-    card = Path(models.__file__).with_name("MODEL_CARD.md")
     # It describes the model that ships, and no other.
-    if path.parent.resolve() == card.parent.resolve() and path.name == models.DEFAULT_MODEL:
-        yield "model card", str(card)
+    if models.is_shipped(path):
+        yield "model card", str(Path(models.__file__).with_name("MODEL_CARD.md"))
     yield "intended use", loaded.card.intended_use or INTENDED_USE

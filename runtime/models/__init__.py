@@ -3,6 +3,6 @@
 Gives the path of the file.
 """
 
-from cxrseg.runtime.models.shipped import DEFAULT_MODEL, default_model
+from cxrseg.runtime.models.shipped import DEFAULT_MODEL, default_model, is_shipped
 
-__all__ = ["DEFAULT_MODEL", "default_model"]
+__all__ = ["DEFAULT_MODEL", "default_model", "is_shipped"]

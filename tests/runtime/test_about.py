@@ -77,7 +77,7 @@ def test_named_model_whatever_the_order(run_cxrseg, model_file) -> None:
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(None, "no such model file"), (b"garbage" * 30, "is not a model that ONNX Runtime can load")],
+    [(None, "no such model file"), (b"garbage" * 30, "is not a model of cxrseg-export")],
 )
 def test_broken_model_is_one_line(run_cxrseg, tmp_path, content, reason: str) -> None:
     path = tmp_path / "bad.onnx"
