@@ -148,6 +148,12 @@ _many, _watching = _option("Many images"), _option("Watching folders")
     " and --jsonl are written anew, with the numbers of skipped images from their reports. Images"
     " that failed, or that --strict withheld, are tried again.",
 )
+@_many(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Name the files that were left out of folders, and why. Their number is always told.",
+)
 @_watching(
     "--watch",
     is_flag=True,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cxrseg.runtime.batch.jobs import Job, Settings, Task, would_overwrite
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.files.own_files import is_our_image_name
-from cxrseg.runtime.readers.folders import ImageFile, scan
+from cxrseg.runtime.files.own_files import is_our_image, is_our_image_name
+from cxrseg.runtime.readers.folders import OURS, Found, ImageFile, LeftOut, scan
 from cxrseg.runtime.writers.paths import FORMATS, Outputs
 
 PathKey = Callable[[Path], str]
@@ -29,7 +29,12 @@ def plan(
     Returns:
         One job per image, in order.
     """
-    return Planner(folder, settings).jobs([image for path in inputs for image in scan(path)])
+    return Planner(folder, settings).jobs(search(inputs))
+
+
+def search(inputs: Iterable[Path]) -> list[Found]:
+    """Return what files, folders and DICOMDIR files stand for, as `scan` does for each."""
+    return [found for path in inputs for found in scan(path)]
 
 
 class Planner:
@@ -40,6 +45,9 @@ class Planner:
             None = beside each image.
         settings: What will be written. With `resume`, of two images with the same outputs the one
             that an earlier run did keeps them; else the first. None = the defaults.
+
+    Attributes:
+        left_out: What the search and the planning left out, in the order of the images.
     """
 
     def __init__(self, folder: Path | None = None, settings: Settings | None = None) -> None:
@@ -47,8 +55,9 @@ class Planner:
         self._settings = settings or Settings()
         # Place of a report -> the image that has it.
         self._owners: dict[str, Path] = {}
+        self.left_out: list[LeftOut] = []
 
-    def jobs(self, images: Collection[ImageFile | CxrsegError]) -> list[Job]:
+    def jobs(self, images: Collection[Found]) -> list[Job]:
         """Decide what to do with images.
 
         An image named twice is done once. An image whose outputs would replace another's, or an
@@ -65,16 +74,24 @@ class Planner:
         keys = {x.path: _key(x.path) for x in images if isinstance(x, ImageFile)}
         inputs, products = set(keys.values()), _products(keys, place)
         jobs: list[Job] = []
-        seen: set[str] = set()
+        done, seen = set[Path](), set[str]()
         for image in images:
             if isinstance(image, CxrsegError):
                 jobs.append(image)
                 continue
-            key = keys[image.path]
-            if key in seen or (key in products and is_our_image_name(image.path.name)):
+            if isinstance(image, LeftOut):
+                self.left_out.append(image)
                 continue
-            seen.add(key)
-            jobs.append(self._job(image, inputs, place))
+            key = keys[image.path]
+            if key in seen:
+                if image.path not in done:
+                    self.left_out.append(LeftOut(image.path, "another name of an image"))
+            elif key in products and is_our_image(image.path):
+                self.left_out.append(LeftOut(image.path, OURS))
+            else:
+                jobs.append(self._job(image, inputs, place))
+                done.add(image.path)
+                seen.add(key)
         return jobs
 
     def forget_missing(self, limit: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from cxrseg.runtime.batch.jobs import Done, Job, Outcome
 from cxrseg.runtime.core.errors import CxrsegError
 
 if TYPE_CHECKING:
+    from cxrseg.runtime.readers.folders import LeftOut
     from cxrseg.runtime.writers.tables import Record, Status
 
 
@@ -29,6 +31,13 @@ def describe(done: Done) -> str:
         f"{done.source}: {shares} of the image, {ms:.0f} ms"
         f" on {report['provider']} -> {written}{flags}"
     )
+
+
+def describe_left_out(left_out: Sequence[LeftOut]) -> str:
+    """Return the line on the terminal of what a search left out."""
+    counts = Counter(each.reason for each in left_out)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+    return f"{len(left_out)} left out: {reasons}; -v names them"
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cxrseg.runtime.batch.jobs import Job, Outcome, Settings
-from cxrseg.runtime.batch.record import describe, recording
+from cxrseg.runtime.batch.record import describe, describe_left_out, recording
 from cxrseg.runtime.core.errors import CxrsegError, require_extra
 from cxrseg.runtime.core.labels import Protocol
 from cxrseg.runtime.files.atomic import prepare_folder, remove_stale
@@ -22,6 +22,7 @@ from cxrseg.runtime.terminal.console import FAILED, OK, echo, fail, progress
 from cxrseg.runtime.writers.paths import Format, dicom_among
 
 if TYPE_CHECKING:
+    from cxrseg.runtime.readers.folders import LeftOut
     from cxrseg.runtime.segmenter import Segmenter
 
 FLAGGED = 3
@@ -59,6 +60,7 @@ class RunOptions:
     skip_existing: bool
     watch: bool
     poll: bool
+    verbose: bool
 
     @property
     def settings(self) -> Settings:
@@ -118,7 +120,8 @@ def run(options: RunOptions) -> int:
     from cxrseg.runtime.models.shipped import default_model
 
     settings = options.settings
-    jobs = [] if options.watch else plan.plan(options.inputs, options.output, settings)
+    planner = plan.Planner(options.output, settings)
+    jobs = [] if options.watch else planner.jobs(plan.search(options.inputs))
     images = workers.MAX_JOBS if options.watch else len(jobs)
     threads = options.threads or default_threads()
     count = options.jobs or workers.default_workers(images, threads)
@@ -149,7 +152,9 @@ def run(options: RunOptions) -> int:
         prepare_folder(options.output)
     if options.watch:
         return _report(options, _watched(options, segmenter, count))
-    return _report(options, workers.process_all(jobs, segmenter, settings, count), len(jobs))
+    code = _report(options, workers.process_all(jobs, segmenter, settings, count), len(jobs))
+    _report_left_out(planner.left_out, options.verbose)
+    return code
 
 
 def _report_not_assessed(segmenter: Segmenter, refuse: bool) -> None:
@@ -172,6 +177,15 @@ def _report_not_assessed(segmenter: Segmenter, refuse: bool) -> None:
             f"{remedy}, or add --allow-unassessed",
         )
     echo(f"{segmenter.path}: {lacks}; not assessed: {codes}", err=True)
+
+
+def _report_left_out(left_out: Sequence[LeftOut], verbose: bool) -> None:
+    """Say how many files a search left out and why, and which if `verbose`."""
+    if verbose:
+        for each in left_out:
+            echo(f"{each.path}: left out ({each.reason})", err=True)
+    if left_out:
+        echo(describe_left_out(left_out), err=True)
 
 
 def _watched(options: RunOptions, segmenter: Segmenter, count: int) -> Outcomes:

@@ -29,6 +29,15 @@ def is_our_image_name(name: str) -> bool:
     return name.endswith(_IMAGE_ENDS)
 
 
+def is_our_image(path: Path) -> bool:
+    """Tell by its content whether an image file is an output of cxrseg.
+
+    A DICOM file is looked into if its name is one that cxrseg gives: readers refuse cxrseg's
+    segmentations and colored pictures anyway, and to look takes long.
+    """
+    return (path.suffix.lower() == ".png" or is_our_image_name(path.name)) and is_ours(path)
+
+
 def is_ours(path: Path) -> bool:
     """Tell whether an existing file was written by cxrseg.
 

@@ -80,7 +80,10 @@ READERS: tuple[Reader, ...] = (
     Reader("DICOM", (".dcm", ".dicom", ".ima"), _is_dicom, _read_dicom),
     Reader(
         "PNG, JPEG, TIFF or BMP",
-        (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
+        (
+            *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi"),
+            *(".tif", ".tiff", ".btf", ".tf8", ".bmp", ".dib"),
+        ),
         _is_raster,
         _read_raster,
     ),
@@ -91,12 +94,25 @@ SUFFIXES = frozenset(suffix for reader in READERS for suffix in reader.suffixes)
 """File name suffixes of images, lower case with the dot."""
 
 
-def is_dicom_file(path: Path) -> bool:
-    """Tell by its content, whatever its name, whether a file is DICOM."""
+def is_image_file(path: Path) -> bool:
+    """Tell by its content whether a file without the suffix of an image is one.
+
+    Where it has no suffix at all it may be of any format; else it counts if it is DICOM, whose
+    names often end with a number. Any text may begin with ``BM``, so of a BMP more is looked at.
+
+    Raises:
+        OSError: The file may not be looked at.
+    """
+    if not path.is_file():
+        return False
     try:
-        return path.is_file() and _is_dicom(_head_of(path))
+        head = _head_of(path)
     except CxrsegError:
         return False
+    if _is_dicom(head):
+        return True
+    named = path.suffix and not path.suffix[1:].isdigit()
+    return not named and _is_raster(head) and (head[:2] != b"BM" or head[6:10] == bytes(4))
 
 
 def _head_of(path: Path) -> bytes:

@@ -14,6 +14,7 @@ import pytest
 
 from cxrseg.runtime import CxrsegError
 from cxrseg.runtime.readers.folders import ImageFile
+from helpers.own import own_image
 
 watcher = pytest.importorskip("cxrseg.runtime.batch.watcher", reason="needs the extra watch")
 
@@ -138,11 +139,13 @@ def test_temporary_names_wait_until_they_are_renamed(start, save_chest, xrays, t
 
 
 def test_own_outputs_are_not_given(start, save_chest, xrays, tmp_path) -> None:
-    seed = save_chest(tmp_path / "x.png")
+    made = [own_image(tmp_path / f"x_{name}") for name in ("lungs.png", "lungs.dcm", "overlay.dcm")]
     given = start(xrays)
-    for name in ("x_lungs.png", "x_overlay.png", "x_lungs.dcm", "x_overlay.dcm", "x.json"):
-        shutil.copy(seed, xrays / name)
+    for file in made:
+        shutil.copy(file, xrays / file.name)
     assert given.nothing()
+    save_chest(xrays / "healthy_lungs.png")
+    assert given.names(1) == {"healthy_lungs.png"}
 
 
 def test_what_did_not_change_is_not_given_again(start, xrays) -> None:

@@ -10,6 +10,7 @@ from pydicom.fileset import FileSet
 
 from cxrseg.runtime import CxrsegError, find_images, read
 from helpers.dicom.dicom_images import PHANTOM, make, save
+from helpers.own import own_image
 
 # Some of these files are made wrong on purpose, which pydicom warns of while writing.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")
@@ -32,7 +33,7 @@ def test_folder_of_studies_is_walked(tmp_path: Path) -> None:
         save(make(), path)
     (tmp_path / "README").write_text("no image")
     (tmp_path / "b" / "notes.txt").write_text("no image")
-    (tmp_path / "x_lungs.png").write_bytes(b"")
+    own_image(tmp_path / "x_lungs.png")
     if os.name == "posix":
         (tmp_path / "b" / "loop").symlink_to(tmp_path)
         (tmp_path / "broken").symlink_to(tmp_path / "none")

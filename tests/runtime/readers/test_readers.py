@@ -13,6 +13,7 @@ from PIL import Image
 
 from cxrseg.runtime import CxrsegError, Radiograph, find_images, read
 from cxrseg.runtime.core.radiograph import to_unit
+from helpers.own import own_image
 
 RAMP = np.tile(np.linspace(0, 255, 60).astype(np.uint8), (40, 1))
 RGB_RAMP = np.stack([RAMP, RAMP, RAMP], axis=2)
@@ -212,8 +213,10 @@ def test_huge_file_is_refused_unread(tmp_path: Path) -> None:
 
 
 def test_find_images(tmp_path: Path) -> None:
-    for name in ["b.png", "A.JPG", "b_lungs.png", "b_overlay.png", "b.json", ".hidden.png"]:
+    for name in ["b.png", "A.JPG", "b.json", ".hidden.png"]:
         (tmp_path / name).write_bytes(b"x")
+    for name in ["b_lungs.png", "b_overlay.png"]:
+        own_image(tmp_path / name)
     for folder in ["sub.png", ".cache"]:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "c.png").write_bytes(b"x")
