@@ -42,7 +42,7 @@ def describe_left_out(left_out: Sequence[LeftOut]) -> str:
 
 @contextmanager
 def recording(
-    csv: Path | None, jsonl: Path | None, append: bool
+    csv: Path | None, jsonl: Path | None, append: bool, lost: Callable[[CxrsegError], None]
 ) -> Iterator[Callable[[Job, Outcome], None]]:
     """Give a function that records what became of each job in the tables that are asked for.
 
@@ -50,6 +50,7 @@ def recording(
         csv: As `summary` takes it.
         jsonl: As `summary` takes it.
         append: As `summary` takes it.
+        lost: As `summary` takes it.
 
     Raises:
         CxrsegError: A table cannot be written, or its file is not ours.
@@ -60,7 +61,7 @@ def recording(
     # Imported here, because few runs write tables.
     from cxrseg.runtime.writers.table_files import summary
 
-    with summary(csv, jsonl, append) as add:
+    with summary(csv, jsonl, append, lost) as add:
         yield lambda job, outcome: add(record_of(job, outcome))
 
 

@@ -148,13 +148,31 @@ def run(options: RunOptions) -> int:
         # What the imports have made stays, so it is never looked through: 10 ms of the first image.
         gc.freeze()
         gc.enable()
-    if options.output is not None:
-        prepare_folder(options.output)
+    _prepare_output(options)
     if options.watch:
         return _report(options, _watched(options, segmenter, count))
     code = _report(options, workers.process_all(jobs, segmenter, settings, count), len(jobs))
     _report_left_out(planner.left_out, options.verbose)
     return code
+
+
+def _prepare_output(options: RunOptions) -> None:
+    """Create the output folder.
+
+    Raises:
+        CxrsegError: It cannot be created, and waiting for it is not the task or would not help.
+    """
+    if options.output is None:
+        return
+    try:
+        prepare_folder(options.output)
+    except CxrsegError as error:
+        from cxrseg.runtime.batch.transient import may_pass
+
+        # A full disk, or a drive that is not there yet, is waited for with the first image.
+        if not (options.watch and may_pass(error)):
+            raise
+        fail(error)
 
 
 def _report_not_assessed(segmenter: Segmenter, refuse: bool) -> None:
@@ -200,11 +218,17 @@ def _watched(options: RunOptions, segmenter: Segmenter, count: int) -> Outcomes:
 
 def _report(options: RunOptions, outcomes: Outcomes, total: int = 0) -> int:
     """Print the line of each image, record it in the tables, and return the exit code."""
-    code, homes = OK, set[Path]()
+    code, homes, lost = OK, set[Path](), set[str]()
+
+    def lose(error: CxrsegError) -> None:
+        if str(error) not in lost:
+            fail(error)
+        lost.add(str(error))
+
     # A table is alone on standard output, so that a program can read it.
     taken = any(path and is_standard_output(path) for path in (options.csv, options.jsonl))
     with (
-        recording(options.csv, options.jsonl, append=options.watch) as record,
+        recording(options.csv, options.jsonl, options.watch, lose) as record,
         progress(total) as lines,
         suppress(KeyboardInterrupt) if options.watch else nullcontext(),
         closing(outcomes),
@@ -221,4 +245,6 @@ def _report(options: RunOptions, outcomes: Outcomes, total: int = 0) -> int:
             record(job, outcome)
     if options.settings.resume:
         remove_stale(homes)
-    return OK if options.watch else code
+    if options.watch:
+        return OK
+    return FAILED if lost else code

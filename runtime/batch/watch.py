@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
@@ -10,34 +9,13 @@ from typing import TYPE_CHECKING
 
 from cxrseg.runtime.batch.jobs import Job, Outcome, Settings, Task
 from cxrseg.runtime.batch.plan import Planner
+from cxrseg.runtime.batch.transient import may_pass
 from cxrseg.runtime.batch.watcher import BATCH, Watcher
 from cxrseg.runtime.batch.workers import process_all
 from cxrseg.runtime.core.errors import CxrsegError
 
 if TYPE_CHECKING:
     from cxrseg.runtime.segmenter import Segmenter
-
-# No space, in use, at the system's limits, a drive that is gone, no permission; not all systems
-# have all.
-_MAY_PASS = {
-    getattr(errno, name, None)
-    for name in (
-        *("ENOSPC", "EDQUOT", "EBUSY", "ETXTBSY", "EAGAIN", "EDEADLK", "ENOLCK", "EINTR"),
-        *("EMFILE", "ENFILE", "ENOMEM", "ENOBUFS", "EIO", "ESTALE", "ETIMEDOUT", "ENODEV", "ENXIO"),
-        *("ENETDOWN", "ENETUNREACH", "ENETRESET", "EHOSTDOWN", "EHOSTUNREACH", "ENOTCONN"),
-        *("ECONNABORTED", "ECONNRESET", "ECONNREFUSED", "ENOENT", "EROFS", "EACCES", "EPERM"),
-    )
-} - {None}
-
-
-def may_pass(error: BaseException) -> bool:
-    """Tell whether the system refused something that it may grant later, as space on a disk."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MemoryError) or getattr(cause, "errno", None) in _MAY_PASS:
-            return True
-        cause = cause.__cause__
-    return False
 
 
 def watch(

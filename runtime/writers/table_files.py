@@ -6,6 +6,7 @@ import io
 import json
 import os
 import select
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -20,16 +21,21 @@ Add = Callable[[Record], None]
 """Adds what became of one input to a table."""
 
 
+Lost = Callable[[CxrsegError], None]
+"""Takes why a record did not get into a table."""
+
+_MAX_LATE = 10_000
+
+
 @contextmanager
-def summary(
-    table: Path | None = None, lines: Path | None = None, append: bool = False
-) -> Iterator[Add]:
+def summary(table: Path | None, lines: Path | None, append: bool, lost: Lost) -> Iterator[Add]:
     """Give a function that takes the records of all inputs, one after another.
 
     Args:
         table: Where the CSV table goes; None = nowhere.
         lines: Where the JSON Lines go; None = nowhere.
         append: As `json_lines` takes it.
+        lost: Takes what goes wrong with a single record; the others follow.
 
     Raises:
         CxrsegError: A file exists and is no earlier one of its kind, or it cannot be written.
@@ -43,7 +49,10 @@ def summary(
 
         def add(record: Record) -> None:
             for add_to_file in adds:
-                add_to_file(record)
+                try:
+                    add_to_file(record)
+                except CxrsegError as error:
+                    lost(error)
 
         yield add
 
@@ -85,6 +94,9 @@ def csv_table(path: Path) -> Iterator[Add]:
 def json_lines(path: Path, append: bool = False) -> Iterator[Add]:
     """Give a function that adds lines, each written at once.
 
+    A line that a file cannot take, as on a full disk, raises, and is written before the next one or
+    at the end; at most 10,000 are kept so.
+
     Args:
         path: A file, new or an earlier one, or a device or a pipe; it gets ASCII.
         append: Keep the lines that are there. What an earlier run did gets a line only if it has
@@ -110,12 +122,23 @@ def json_lines(path: Path, append: bool = False) -> Iterator[Add]:
             if not append:
                 file.truncate(0)
 
+        late: deque[bytes] = deque(maxlen=_MAX_LATE)
+
+        def write() -> None:
+            with _file_errors(path, "--jsonl"):
+                while late:
+                    _append(file, late[0])
+                    late.popleft()
+
         def add(record: Record) -> None:
             if not (record.earlier and record.source in known):
-                with _file_errors(path, "--jsonl"):
-                    _append(file, line(record))
+                late.append(line(record))
+                write()
 
         yield add
+        # What cannot be written even now has been told by `add`.
+        with suppress(CxrsegError):
+            write()
 
 
 def _append(file: io.FileIO, data: bytes) -> None:

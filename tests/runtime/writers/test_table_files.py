@@ -176,7 +176,7 @@ def test_lines_of_whoever_appends_meanwhile_stay_whole(tmp_path: Path) -> None:
     assert [line["source"] for line in lines_of(told)] == ["first", "other", "second"]
 
 
-def test_a_line_that_does_not_fit_leaves_no_part(tmp_path: Path) -> None:
+def test_a_line_that_does_not_fit_leaves_no_part_and_is_written_later(tmp_path: Path) -> None:
     told = tmp_path / "all.jsonl"
     code = (
         "import resource, signal, sys\n"
@@ -185,18 +185,21 @@ def test_a_line_that_does_not_fit_leaves_no_part(tmp_path: Path) -> None:
         "from cxrseg.runtime.writers.table_files import json_lines\n"
         "from cxrseg.runtime.writers.tables import Record\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "with json_lines(Path(sys.argv[1])) as add:\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))\n"
+        "path = Path(sys.argv[1])\n"
+        "with json_lines(path) as add:\n"
         "    add(Record('a' * 300, 'error', ''))\n"
         "    try: add(Record('b' * 900, 'error', ''))\n"
         "    except CxrsegError as error: print(error)\n"
+        "    assert path.read_bytes().count(b'\\n') == 1 and b'bb' not in path.read_bytes()\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, 2 * [resource.RLIM_INFINITY])\n"
         "    add(Record('c', 'error', ''))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(told)], capture_output=True, text=True, check=True
     )
     assert "all.jsonl: cannot be written" in done.stdout
-    assert [line["source"][0] for line in lines_of(told)] == ["a", "c"]
+    assert [line["source"][0] for line in lines_of(told)] == ["a", "b", "c"]
 
 
 def test_a_lock_ends_with_its_file(tmp_path: Path) -> None:
