@@ -2,3 +2,12 @@
 
 Imports point one way: old_names, networks < adapt < recipe < data < fit < cli.
 """
+
+import getpass
+import os
+
+# Containers run under user ids that have no name, and MONAI asks for one when it is imported.
+try:
+    getpass.getuser()
+except (KeyError, ImportError, OSError):
+    os.environ["LOGNAME"] = "nobody"

@@ -10,10 +10,13 @@ import click
 
 from cxrseg.runtime.core.errors import require_extra
 from cxrseg.runtime.core.version import VERSION
-from cxrseg.runtime.terminal.console import echo, run_command
+from cxrseg.runtime.terminal.console import FAILED, OK, echo, fail, run_command
 
 if TYPE_CHECKING:
-    from cxrseg.trainer.recipe import StageChoice
+    from cxrseg.trainer.recipe import Recipe, StageChoice
+
+SHEET = "mask-check.png"
+"""Name of the picture that ``--check`` draws."""
 
 _EXTRA = (
     "torch",
@@ -50,10 +53,16 @@ def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bo
 @click.option(
     "-o",
     "--output",
-    required=True,
     metavar="RUN",
     type=click.Path(path_type=Path),
-    help="Folder of the run: logs, checkpoints, and at the end model.ckpt.",
+    help="Folder of the run: logs, checkpoints, and at the end model.ckpt.  [required, but for "
+    "--check]",
+)
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Train nothing: look at all images and masks, name those that cannot be used or look odd, "
+    f"and draw {SHEET}, outlines on X-rays to look at, in RUN or here.",
 )
 @click.option(
     "--model",
@@ -134,19 +143,22 @@ def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bo
 @click.version_option(VERSION, prog_name="cxrseg-train")
 def command(
     data: tuple[Path, ...],
-    output: Path,
+    output: Path | None,
+    check: bool,
     stages: StageChoice | None,
     resume: bool,
     **options: Any,
-) -> None:
+) -> int:
     """Train a lung segmentation model on chest X-rays with masks.
 
     DATA is one or more of: a folder {train,val,test}/{images,masks} with equal file names, or a
     CSV file with the columns image,mask,split (paths relative to it; an optional column protocol
-    says fields or whole). Masks are binary, or label maps with 1 = right and 2 = left lung.
+    says fields or whole). Masks are binary, or label maps with 1 = right and 2 = left lung. They
+    are looked at first: where most look odd, nothing is trained.
 
     \b
     Examples:
+      cxrseg-train --check xrays/
       cxrseg-train xrays/ -o runs/base --method full --stage 1
       cxrseg-train xrays/ -o runs/ward7 --checkpoint runs/base/model.ckpt
       cxrseg-train xrays/ -o runs/ward7 --checkpoint runs/base/model.ckpt --resume
@@ -154,6 +166,8 @@ def command(
 
     Ctrl-C saves; --resume goes on. The result is RUN/model.ckpt, for cxrseg-export.
     """
+    if output is None and not check:
+        raise click.UsageError("Missing option '-o' / '--output'.")
     require_extra("cxrseg-train", "train", _EXTRA)
     from cxrseg.trainer.old_names import warn_of_old_names
     from cxrseg.trainer.recipe import read_recipe
@@ -164,6 +178,8 @@ def command(
     labels = options["labels"]
     overrides["labels"] = None if labels is None else tuple(labels.replace(" ", "").split(","))
     settings = read_recipe(options["recipe"], overrides)
+    if output is None or check:
+        return _check(data, settings, Path() if output is None else output)
     warn_of_old_names("cxrseg-train", ["--average"] if options["average"] else [])
     echo("cxrseg-train: loading ...", err=True)
     from cxrseg.trainer.fit.checkpoint import MODEL
@@ -185,6 +201,31 @@ def command(
     for line in table(reports):
         echo(line)
     echo(f"wrote {output / MODEL}")
+    return OK
+
+
+def _check(sources: Sequence[Path], settings: Recipe, folder: Path) -> int:
+    """Look at all pairs, tell what was seen, draw the sheet, and return the exit code."""
+    from cxrseg.trainer.data.check import remarks, too_many_odd, watch_pairs
+    from cxrseg.trainer.data.samples import read_sources
+    from cxrseg.trainer.data.sheet import check_sheet, write_sheet
+
+    sheet = folder / SHEET
+    check_sheet(sheet)
+    findings = list(watch_pairs(read_sources(sources, settings.data)))
+    errors = [finding.error for finding in findings if finding.error is not None]
+    for error in errors:
+        fail(error)
+    for line in remarks(findings):
+        echo(line)
+    odd = sum(bool(finding.reasons) for finding in findings)
+    echo(f"{len(findings)} pairs: {len(errors)} cannot be used, {odd} look odd")
+    stop = too_many_odd(findings, settings.data.max_odd)
+    if stop is not None:
+        fail(stop)
+    if write_sheet(findings, sheet):
+        echo(f"wrote {sheet}")
+    return FAILED if errors or stop is not None else OK
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -31,6 +31,38 @@ class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Byte = Annotated[int, Field(ge=0, le=255)]
+Color = tuple[Byte, Byte, Byte]
+"""Red, green, blue; a gray value three times."""
+
+
+class ColorRecipe(_Settings):
+    """What the colors of the masks mean: `right` and `left`, or `lungs`.
+
+    Attributes:
+        right: Color of the right lung.
+        left: Color of the left lung.
+        lungs: Color of both lungs.
+        background: Colors of all that is no lung.
+    """
+
+    right: Color | None = None
+    left: Color | None = None
+    lungs: Color | None = None
+    background: tuple[Color, ...] = ((0, 0, 0),)
+
+    @model_validator(mode="after")
+    def _each_color_once(self) -> ColorRecipe:
+        sides = (self.right is not None, self.left is not None)
+        if any(sides) != all(sides) or all(sides) == (self.lungs is not None):
+            raise ValueError("tell right and left, or lungs alone")
+        lungs = [color for color in (self.right, self.left, self.lungs) if color is not None]
+        named = [*lungs, *self.background]
+        if not self.background or len(set(named)) < len(named):
+            raise ValueError("each color once, and at least one for the background")
+        return self
+
+
 class DataRecipe(_Settings):
     """Which samples are used, and how often.
 
@@ -41,6 +73,8 @@ class DataRecipe(_Settings):
             alike, 0 for every source alike.
         val_images: Validation images per epoch, evenly chosen; 0 for all.
         workers: Processes that read and augment; -1 for one fewer than the CPUs, at most 16.
+        colors: What the colors of the masks mean, where they are neither gray nor cxrseg's own.
+        max_odd: Largest share of pairs, of all and of every source, that may look odd.
     """
 
     where: dict[str, list[str]] = Field(default_factory=dict)
@@ -48,6 +82,8 @@ class DataRecipe(_Settings):
     balance: float = Field(0.5, ge=0, le=1)
     val_images: int = Field(300, ge=0)
     workers: int = Field(-1, ge=-1)
+    colors: ColorRecipe | None = None
+    max_odd: float = Field(0.5, ge=0, le=1)
 
 
 class UNetRecipe(_Settings):

@@ -57,7 +57,7 @@ def draw_worst(segmenter: Segmenter, images: Sequence[tuple[Score, Sample]]) -> 
     for axis, (score, sample) in zip(axes.flat, images, strict=False):
         radiograph = read(sample.image)
         prediction = segmenter.segment(radiograph, str(sample.image)).mask != 0
-        truth = read_reference(sample.mask, radiograph.size).union
+        truth = read_reference(sample.mask, radiograph).union
         axis.imshow(reduced(radiograph.pixels), cmap="gray", vmin=0, vmax=1)
         for mask, color in ((prediction, PREDICTION), (truth, REFERENCE)):
             shares = reduced(mask.astype(np.float64))

@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cxrseg.benchmarks.accuracy.metrics import Mask, compare_surfaces, dice, iou
 from cxrseg.benchmarks.harness.samples import Sample
 from cxrseg.runtime.core.labels import LABELS, Side
-from cxrseg.runtime.core.radiograph import Spacing
+from cxrseg.runtime.core.orientation import UPRIGHT
+from cxrseg.runtime.core.radiograph import Radiograph, Spacing
 from cxrseg.runtime.core.segmentation import Segmentation
 from cxrseg.runtime.readers import read
 from cxrseg.runtime.segmenter import Segmenter
-from cxrseg.trainer.data.samples import read_mask, tell_sides_apart
+from cxrseg.trainer.data.masks import open_mask, tell_sides_apart
 
 SIDES: tuple[Side, ...] = ("right", "left")
 """The patient's sides, in the order of every table."""
@@ -105,7 +107,7 @@ class Reference:
     lungs: Mapping[Side, Mask]
 
 
-def read_reference(path: Path, size: tuple[int, int]) -> Reference:
+def read_reference(path: Path, radiograph: Radiograph) -> Reference:
     """Read a reference mask, and its sides where they are known.
 
     Sides are those of a label map; else of the files of the same name in sibling folders whose
@@ -114,24 +116,28 @@ def read_reference(path: Path, size: tuple[int, int]) -> Reference:
 
     Args:
         path: The mask: binary, or a label map 0, 1 = right, 2 = left.
-        size: Native (height, width) of its X-ray.
+        radiograph: Its X-ray; the mask lies as this is stored.
 
     Returns:
         The union as `path` holds it; the sides.
 
     Raises:
-        CxrsegError: As `cxrseg.trainer.data.samples.read_mask`, for each of the files.
+        CxrsegError: As `cxrseg.trainer.data.masks.open_mask`, for each of the files.
     """
-    mask = read_mask(path, size)
+
+    def labels(file: Path) -> NDArray[np.uint8]:
+        return open_mask(file, radiograph.size).labels
+
+    mask = labels(path)
     union = mask != 0
     sided = mask if mask.max() == 2 else None
     if sided is None:
         files = {side: _sibling(path, side) for side in SIDES}
         if all(file.is_file() for file in files.values()):
-            return Reference(
-                union, {side: read_mask(file, size) != 0 for side, file in files.items()}
-            )
-        sided = tell_sides_apart(mask)
+            return Reference(union, {side: labels(file) != 0 for side, file in files.items()})
+        lies = radiograph.orientation or UPRIGHT
+        apart = tell_sides_apart(np.ascontiguousarray(lies.upright(mask)))
+        sided = None if apart is None else lies.stored(apart)
     if sided is None:
         return Reference(union, {})
     return Reference(union, {side: sided == _VALUES[side] for side in SIDES})
@@ -241,7 +247,7 @@ def score(
     """
     for sample in samples:
         radiograph, name = read(sample.image), str(sample.image)
-        reference = read_reference(sample.mask, radiograph.size)
+        reference = read_reference(sample.mask, radiograph)
         result = segmenter.segment(radiograph, name)
         found = compare(result, reference, sample, sample.row[by] if by else "")
         if other is not None:

@@ -15,7 +15,8 @@ from cxrseg.benchmarks.harness.parameters import changed
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.inference.loading import LoadedModel
 from cxrseg.runtime.readers import find_images
-from cxrseg.trainer.data.samples import read_table, spread
+from cxrseg.trainer.data.samples import spread
+from cxrseg.trainer.data.tables import Row, Table, named_file, open_table, recorded_name
 
 REQUIRED = ("image", "mask", "split")
 """Columns that the CSV must have."""
@@ -58,21 +59,21 @@ def read_samples(data: Path, options: RowOptions) -> list[Sample]:
         CxrsegError: The CSV is missing or malformed, lacks a column, no row matches, or a file
             that it names is missing.
     """
-    columns, rows = read_table(data)
+    table = open_table(data)
     terms = [(term.partition("=")[0], term.partition("=")[2]) for term in options.where]
-    for column in (*REQUIRED, *(column for column, _ in terms)):
-        if column not in columns:
-            raise CxrsegError(data, f"has no column {column!r}", f"it has {', '.join(columns)}")
+    table.require(*REQUIRED, *(column for column, _ in terms))
     wanted: dict[str, set[str]] = {"split": {options.split}}
-    if "protocol" in columns:
+    if "protocol" in table.columns:
         wanted["protocol"] = {options.protocol}
     asked: dict[str, set[str]] = {}
     for column, value in terms:
         asked.setdefault(column, set()).add(value)
-    chosen = [row for row in rows if _matches(row, wanted) and _matches(row, asked)]
+    chosen = [
+        (line, row) for line, row in table.rows() if _matches(row, wanted) and _matches(row, asked)
+    ]
     if not chosen:
-        raise CxrsegError(data, *_no_row(rows, {**wanted, **asked}, options.split))
-    return [_sample(row, data, "patient" in columns) for row in spread(chosen, options.limit)]
+        raise CxrsegError(data, *_no_row(table, {**wanted, **asked}, options.split))
+    return [_sample(table, line, row) for line, row in spread(chosen, options.limit)]
 
 
 def grouping(samples: Sequence[Sample], options: DataOptions) -> str | None:
@@ -148,12 +149,10 @@ def _matches(row: Mapping[str, str], terms: Mapping[str, set[str]]) -> bool:
     return all(row[column] in values for column, values in terms.items())
 
 
-def _no_row(
-    rows: Sequence[Mapping[str, str]], wanted: Mapping[str, set[str]], split: str
-) -> tuple[str, str]:
+def _no_row(table: Table, wanted: Mapping[str, set[str]], split: str) -> tuple[str, str]:
     """Return cause and remedy for a selection that is empty."""
     terms = [f"{column} = {' or '.join(sorted(values))}" for column, values in wanted.items()]
-    splits = sorted({row["split"] for row in rows})
+    splits = sorted({row["split"] for _, row in table.rows()})
     if split not in splits:
         remedy = f"--split takes {', '.join(splits)}" if splits else "the file holds no rows"
     else:
@@ -161,19 +160,7 @@ def _no_row(
     return f"no row has {' and '.join(terms)}", remedy
 
 
-def _sample(row: Mapping[str, str], data: Path, has_patients: bool) -> Sample:
-    image, mask = (_existing(row[column], column, data) for column in ("image", "mask"))
-    named = Path(row["image"])
-    # An absolute path tells of the machine and has no place in a record.
-    name = named.name if named.is_absolute() else named.as_posix()
-    patient = row["patient"] if has_patients else ""
-    return Sample(name, image, mask, patient or name, row)
-
-
-def _existing(name: str, column: str, data: Path) -> Path:
-    if not name:
-        raise CxrsegError(data, f"a chosen row names no {column}", "fill it in")
-    path = data.parent / name
-    if not path.is_file():
-        raise CxrsegError(path, f"no such {column} file", f"{data.name} names it")
-    return path
+def _sample(table: Table, line: int, row: Row) -> Sample:
+    image, mask = (named_file(table, line, row, column) for column in ("image", "mask"))
+    name = recorded_name(row["image"])
+    return Sample(name, image, mask, row.get("patient") or name, row)

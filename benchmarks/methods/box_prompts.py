@@ -120,7 +120,7 @@ def prompted_scores(
     size = segmenter.model.card.preprocessing.size
     for number, sample in enumerate(samples):
         radiograph = read(sample.image)
-        reference = read_reference(sample.mask, radiograph.size)
+        reference = read_reference(sample.mask, radiograph)
         orientation = radiograph.orientation or Orientation("L", "F")
         upright = orientation.upright(reference.union)
         session.box = box_around(upright, size, np.random.default_rng((seed, number)))

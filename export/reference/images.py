@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.readers.folders import find_images
-from cxrseg.trainer.data.samples import read_table, spread
+from cxrseg.trainer.data.samples import spread
+from cxrseg.trainer.data.tables import named_file, open_table, recorded_name
 
 FITTED_SPLITS = ("train", "val")
 """Splits that a reference is fitted to. Images of a test split are never looked at."""
@@ -75,18 +76,12 @@ def _of_folder(data: Path, split: str) -> Iterator[SourceImage]:
 
 
 def _of_table(data: Path, split: str, where: Mapping[str, Sequence[str]]) -> Iterator[SourceImage]:
-    columns, rows = read_table(data)
-    for column in ("image", "split", *where):
-        if column not in columns:
-            raise CxrsegError(data, f"has no column {column!r}", f"it has {', '.join(columns)}")
-    for row in rows:
+    table = open_table(data)
+    table.require("image", "split", *where)
+    for line, row in table.rows():
         if row["split"] != split or any(row[name] not in where[name] for name in where):
             continue
-        path = data.parent / row["image"]
-        if not path.is_file():
-            raise CxrsegError(path, "no such image file", f"{data.name} names it")
-        # An absolute path tells of the machine and has no place in a record.
-        named = Path(row["image"])
-        name = named.name if named.is_absolute() else named.as_posix()
+        path = named_file(table, line, row, "image")
         patient = row.get("patient") or row["image"]
-        yield SourceImage(name, path, row.get("source") or "images", patient)
+        source = row.get("source") or "images"
+        yield SourceImage(recorded_name(row["image"]), path, source, patient)

@@ -4,6 +4,6 @@ Gives the images that they stand for, and each as a `Radiograph`.
 """
 
 from cxrseg.runtime.readers.folders import find_images
-from cxrseg.runtime.readers.reading import READERS, read
+from cxrseg.runtime.readers.reading import READERS, read, read_picture
 
-__all__ = ["READERS", "find_images", "read"]
+__all__ = ["READERS", "find_images", "read", "read_picture"]

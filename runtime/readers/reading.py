@@ -13,6 +13,7 @@ from cxrseg.runtime.core.errors import CxrsegError
 
 if TYPE_CHECKING:
     from cxrseg.runtime.core.radiograph import Radiograph
+    from cxrseg.runtime.readers.raster.picture import Picture
 
 MAX_BYTES = 1 << 30
 """Largest file accepted, in bytes."""
@@ -157,6 +158,22 @@ def read(path: str | os.PathLike[str]) -> Radiograph:
             return reader.read(path)
     cause = "is not an image that cxrseg can read"
     raise CxrsegError(path, cause, "give a DICOM, PNG, JPEG, TIFF or BMP file")
+
+
+def read_picture(path: str | os.PathLike[str]) -> Picture:
+    """Read a picture that is no X-ray, such as a mask, with its colors.
+
+    Raises:
+        CxrsegError: The file is missing, empty, too large, damaged, or no PNG, JPEG, TIFF or BMP.
+    """
+    path = Path(path)
+    head = _head_of(path)
+    if not _is_raster(head):
+        kind = "DICOM" if _is_dicom(head) else "no picture that cxrseg can read"
+        raise CxrsegError(path, f"is {kind}", "give a PNG, TIFF, BMP or JPEG file")
+    from cxrseg.runtime.readers.raster import read_picture as read_raster_picture
+
+    return read_raster_picture(path)
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:

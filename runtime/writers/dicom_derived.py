@@ -41,14 +41,6 @@ def result_uid(segmentation: Segmentation, origin: Origin, kind: str, level: str
     )
 
 
-def long_string(text: str) -> str:
-    """Return a text as a Long String may hold it in any character set (PS3.5 6.2).
-
-    At most 64 characters of ASCII; a backslash would part two values.
-    """
-    return "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in text)[:64]
-
-
 def reference_dataset(segmentation: Segmentation, origin: Origin) -> Dataset:
     """Return what highdicom may know of the X-ray: its UIDs and its size, no identity to copy."""
     dataset = Dataset()

@@ -20,7 +20,6 @@ from cxrseg.runtime.writers.dicom_derived import (
     NOT_FOR_DIAGNOSIS,
     finish,
     instance_reference,
-    long_string,
     reference_dataset,
     result_uid,
 )
@@ -57,7 +56,7 @@ def overlay_dcm(segmentation: Segmentation, picture: NDArray[np.uint8], origin: 
             sop_instance_uid=result_uid(segmentation, origin, "sc", "instance"),
             instance_number=1,
             manufacturer=MARK,
-            manufacturer_model_name=long_string(segmentation.model),
+            manufacturer_model_name=segmentation.model,
             software_versions=package_version(),
             series_description=f"{MARK} overlay of lungs, {NOT_FOR_DIAGNOSIS}",
             transfer_syntax_uid=ExplicitVRLittleEndian,
@@ -69,7 +68,7 @@ def overlay_dcm(segmentation: Segmentation, picture: NDArray[np.uint8], origin: 
     dataset.ImageComments = INTENDED_USE
     dataset.DerivationDescription = (
         f"Outlines of the lungs by {MARK} {package_version()},"
-        f" model {long_string(f'{segmentation.model} {segmentation.model_version}')}"
+        f" model {segmentation.model} {segmentation.model_version}"
     )
     dataset.DerivationCodeSequence = [CodedConcept.from_code(codes.DCM.SegmentationImageDerivation)]
     source = instance_reference(origin)

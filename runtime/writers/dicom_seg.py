@@ -18,7 +18,6 @@ from cxrseg.runtime.files.own_files import MARK
 from cxrseg.runtime.writers.dicom_derived import (
     NOT_FOR_DIAGNOSIS,
     finish,
-    long_string,
     reference_dataset,
     result_uid,
 )
@@ -60,7 +59,7 @@ def lungs_dcm(segmentation: Segmentation, origin: Origin) -> bytes:
             sop_instance_uid=result_uid(segmentation, origin, "seg", "instance"),
             instance_number=1,
             manufacturer=MARK,
-            manufacturer_model_name=long_string(segmentation.model),
+            manufacturer_model_name=segmentation.model,
             software_versions=package_version(),
             device_serial_number=segmentation.model_sha256,
             content_label="LUNGS",
@@ -83,9 +82,9 @@ def _segment(number: int, label: Label, segmentation: Segmentation) -> hd.seg.Se
         segmented_property_type=codes.SCT.Lung,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=long_string(f"{MARK} {segmentation.model}"),
+            name=f"{MARK} {segmentation.model}",
             family=codes.DCM.ArtificialIntelligence,
-            version=long_string(f"{package_version()} (model {segmentation.model_version})"),
+            version=f"{package_version()} (model {segmentation.model_version})",
             source=MARK,
             parameters={
                 "model_sha256": segmentation.model_sha256,

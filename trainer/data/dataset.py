@@ -16,7 +16,8 @@ from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import PROTOCOLS
 from cxrseg.runtime.core.preprocess import Preprocessing, preprocess, resize, window
 from cxrseg.runtime.readers import read
-from cxrseg.trainer.data.samples import Sample, label_map
+from cxrseg.trainer.data.masks import label_map
+from cxrseg.trainer.data.samples import Sample
 
 
 class LungDataset(Dataset[dict[str, Tensor]]):
@@ -59,7 +60,7 @@ class LungDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         sample, spec = self.samples[index], self.preprocessing
         radiograph = read(sample.image)
-        labels, sided = label_map(sample, radiograph.size)
+        labels, sided = label_map(sample, radiograph)
         union = labels > 0
         planes = [labels == 1, labels == 2] if sided else [union & False, union & False]
         side = (spec.size, spec.size)
@@ -70,10 +71,10 @@ class LungDataset(Dataset[dict[str, Tensor]]):
             ]
         ).clip(0, 1)
         if self.augment is None:
-            pixels = preprocess(radiograph.pixels, spec)
+            pixels = preprocess(radiograph.upright, spec)
         else:
             varied = self.augment(
-                {"image": resize(radiograph.pixels, spec.size)[None], "mask": mask}
+                {"image": resize(radiograph.upright, spec.size)[None], "mask": mask}
             )
             gray = np.asarray(varied["image"], dtype=np.float32)[0]
             pixels = window(gray, spec.low, spec.high)

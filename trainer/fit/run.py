@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.files.atomic import atomic_write
-from cxrseg.trainer.data.samples import Sample, check_pair, of_split, read_samples
+from cxrseg.trainer.data.samples import Sample, of_split, read_sources
 from cxrseg.trainer.fit.checkpoint import MODEL
 from cxrseg.trainer.networks.sam import read_torch_file
 from cxrseg.trainer.old_names import rename_keys
@@ -192,17 +188,13 @@ def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_data(run: Run) -> list[Sample]:
-    """List the samples of all sources of a run.
+    """List the samples that a run learns from and is judged by.
 
     Raises:
         CxrsegError: A source is unusable, or no training or validation image is left.
     """
-    data = run.recipe.data
-    samples: list[Sample] = []
-    for source in run.data:
-        where = data.where if source.is_file() else None
-        samples += read_samples(source, where, data.group_column)
-    learned = [s for s in samples if s.protocol in run.recipe.labels]
+    samples = read_sources(run.data, run.recipe.data)
+    learned = [sample for sample in samples if sample.protocol in run.recipe.labels]
     for split in ("train", "val"):
         if not of_split(learned, split):
             raise CxrsegError(
@@ -212,15 +204,3 @@ def read_data(run: Run) -> list[Sample]:
                 "a run needs images to learn from (train) and to judge by (val)",
             )
     return learned
-
-
-def check_pairs(samples: Sequence[Sample]) -> None:
-    """Check all pairs before any work is done on one of them, with a progress bar.
-
-    Raises:
-        CxrsegError: For the first pair that is unusable.
-    """
-    with ThreadPoolExecutor() as pool:
-        checks = pool.map(check_pair, samples)
-        for _ in tqdm(checks, "checking masks", len(samples), leave=False, disable=None):
-            pass

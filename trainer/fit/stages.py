@@ -21,6 +21,7 @@ from cxrseg.trainer.adapt.adapters import add_adapters, freeze_singular_values
 from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.adapt.quantization import calibrate, make_float, quantize, set_mode
 from cxrseg.trainer.adapt.sensitivity import measure, sensitive
+from cxrseg.trainer.data.check import check_pairs
 from cxrseg.trainer.data.loaders import evenly, val_samples
 from cxrseg.trainer.data.samples import Sample, of_split, summarize
 from cxrseg.trainer.fit.checkpoint import MODEL, Description, build, load, save
@@ -31,7 +32,6 @@ from cxrseg.trainer.fit.report import StageReport
 from cxrseg.trainer.fit.run import (
     Run,
     check_folder,
-    check_pairs,
     check_request,
     read_data,
     record_settings,
@@ -228,7 +228,7 @@ def train(run: Run, resume: bool) -> list[StageReport]:
         check_folder(run, resume)
         check_request(run)
         if not resume:
-            check_pairs(samples)
+            check_pairs(samples, run.recipe.data.max_odd)
             record_settings(run)
     reports = []
     one, two = run.output / "stage1.ckpt", run.output / "stage2.ckpt"

@@ -31,10 +31,11 @@ from cxrseg.benchmarks.accuracy.tables import (
 from cxrseg.benchmarks.harness.samples import Sample
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import Side, labels_of
-from cxrseg.runtime.core.radiograph import Spacing
+from cxrseg.runtime.core.radiograph import Radiograph, Spacing
 from cxrseg.runtime.core.segmentation import Segmentation
 
 SHAPE = (64, 64)
+XRAY = Radiograph(np.zeros(SHAPE, np.float32))
 SAMPLE = Sample("x.png", Path("x.png"), Path("m.png"), "p", {})
 
 
@@ -76,13 +77,13 @@ def write(path: Path, mask: NDArray[np.generic]) -> Path:
 def test_sides_of_a_label_map(tmp_path: Path) -> None:
     # Sides that contradict the places: what the file says counts.
     path = write(tmp_path / "masks/a.png", lungs(2, 1))
-    read = read_reference(path, SHAPE)
+    read = read_reference(path, XRAY)
     assert (read.lungs["right"] == (lungs(2, 1) == 1)).all()
     assert (read.union == (lungs() != 0)).all()
 
 
 def test_sides_of_two_parts(tmp_path: Path) -> None:
-    read = read_reference(write(tmp_path / "masks/a.png", lungs(255, 255)), SHAPE)
+    read = read_reference(write(tmp_path / "masks/a.png", lungs(255, 255)), XRAY)
     for value, side in ((1, "right"), (2, "left")):
         assert (read.lungs[side] == (lungs() == value)).all()  # type: ignore[index]
 
@@ -95,11 +96,11 @@ def joined() -> NDArray[np.uint8]:
 
 def test_sides_of_files_in_sibling_folders(tmp_path: Path) -> None:
     path = write(tmp_path / "masks/a.png", joined())
-    assert not read_reference(path, SHAPE).lungs
+    assert not read_reference(path, XRAY).lungs
     write(tmp_path / "masks_right/a.png", lungs(255, 0))
-    assert not read_reference(path, SHAPE).lungs, "one side alone is none"
+    assert not read_reference(path, XRAY).lungs, "one side alone is none"
     write(tmp_path / "masks_left/a.png", lungs(0, 255))
-    read = read_reference(path, SHAPE)
+    read = read_reference(path, XRAY)
     assert (read.lungs["right"] == (lungs() == 1)).all()
     assert (read.lungs["left"] == (lungs() == 2)).all()
     assert (read.union == (joined() != 0)).all()
@@ -110,7 +111,7 @@ def test_sided_file_of_another_size(tmp_path: Path) -> None:
     write(tmp_path / "masks_right/a.png", lungs(255, 0)[:32])
     write(tmp_path / "masks_left/a.png", lungs(0, 255))
     with pytest.raises(CxrsegError, match=r"masks_right.a\.png"):
-        read_reference(path, SHAPE)
+        read_reference(path, XRAY)
 
 
 def test_perfect() -> None:

@@ -10,8 +10,6 @@ import pytest
 from PIL import Image
 from pydicom import uid
 
-from cxrseg.runtime.core.model_card import ModelCard
-from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.runtime.writers.dicom_source import SOP_CLASSES
 from helpers.dicom.dicom_outputs import Write, mask_png
 from helpers.dicom.patient import CR, DX, INSTANCE, SC
@@ -107,21 +105,3 @@ def test_dcmtk_reads_the_files(write: Write, xrays: Path) -> None:
         done = subprocess.run(["dcmdump", str(xrays / name)], capture_output=True, text=True)
         assert done.returncode == 0 and kind in done.stdout
         assert not [line for line in done.stderr.splitlines() if line[:2] in ("E:", "F:", "W:")]
-
-
-@pytest.mark.parametrize(
-    ("name", "version"),
-    [("n" * 80, "1." * 80), ("a\\b", "1\\2"), ("Lünge 胸\x1b[2J\n", "1\0"), ("", "")],
-)
-def test_names_of_models_that_dicom_cannot_hold(write: Write, model_file, name, version) -> None:
-    preprocessing = Preprocessing(size=64, low=0, high=100)
-    card = ModelCard(name, version, ("right_lung", "left_lung"), preprocessing).to_json()
-    seg, sc = write("--model", str(model_file("other.onnx", card=card)))
-    (algorithm,) = seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
-    texts = [seg.ManufacturerModelName, sc.ManufacturerModelName or ""]
-    texts += [algorithm.AlgorithmName, algorithm.AlgorithmVersion]
-    for text in texts:
-        assert isinstance(text, str) and len(text) <= 64
-        assert text.isascii() and (text.isprintable() or not text)
-    assert algorithm.AlgorithmName == f"cxrseg {texts[0]}"[:64].rstrip()
-    assert len(sc.DerivationDescription) <= 1024 and sc.DerivationDescription.isascii()

@@ -125,14 +125,14 @@ class TestTable:
     def test_missing_file_is_refused(self, kind: str, table: Table, tmp_path: Path) -> None:
         path = table([row(0), row(1)])
         (tmp_path / row(1)[kind]).unlink()
-        with pytest.raises(CxrsegError, match=rf"{row(1)[kind]}: no such file \(line 3"):
+        with pytest.raises(CxrsegError, match=rf"{row(1)[kind]}: no such {kind} file \(line 3"):
             read_samples(path)
 
     def test_short_line_is_refused(self, tmp_path: Path) -> None:
         save(tmp_path / "x.png", xray())
         path = tmp_path / "pairs.csv"
         path.write_text("split,image,mask\ntrain,x.png\n")
-        with pytest.raises(CxrsegError, match=r"no such file \(line 2"):
+        with pytest.raises(CxrsegError, match=r"line 2 names no mask"):
             read_samples(path)
 
     @pytest.mark.parametrize(

@@ -1,0 +1,42 @@
+"""A user id without an entry in the list of users, as containers give them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+NAMELESS = """
+import pwd
+
+def unknown(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+pwd.getpwuid = unknown
+"""
+
+WORK = {
+    "train": """
+from cxrseg.trainer.data.augment import augmentation
+from cxrseg.trainer.recipe import AugmentRecipe
+augmentation(AugmentRecipe(), 64)
+import cxrseg.trainer.fit.stages
+""",
+    "export": "import cxrseg.export.pipeline, cxrseg.export.recover",
+    "bench": "import cxrseg.benchmarks.paper, cxrseg.benchmarks.harness.plots",
+}
+
+
+@pytest.mark.parametrize("program", WORK)
+def test_needs_neither_name_nor_home(program: str) -> None:
+    names = ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME")
+    plain = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", NAMELESS + WORK[program]],
+        capture_output=True,
+        text=True,
+        env=plain,
+    )
+    assert done.returncode == 0, done.stderr
