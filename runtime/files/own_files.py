@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 MARK = "cxrseg"
@@ -21,7 +22,10 @@ OVERLAY_DICOM = "_overlay.dcm"
 
 _IMAGE_ENDS = (LUNGS, OVERLAY, LUNGS_DICOM, OVERLAY_DICOM)
 
-_HEAD = 1024
+_HEAD = 4096
+
+# Manufacturer (0008,0070) with and without its VR; nobody's compressed header is unpacked for it.
+_OUR_MANUFACTURER = re.compile(rb"\x08\0\x70\0(LO\x06\0|\x06\0\0\0)" + MARK.encode())
 
 
 def is_our_image_name(name: str) -> bool:
@@ -50,16 +54,5 @@ def is_ours(path: Path) -> bool:
     except OSError:
         return False
     if head[128:132] == b"DICM":
-        return _is_our_dicom(path)
+        return _OUR_MANUFACTURER.search(head) is not None
     return f"Software\0{MARK}".encode() in head or f'"program": "{MARK} '.encode() in head
-
-
-def _is_our_dicom(path: Path) -> bool:
-    import pydicom
-
-    try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Manufacturer"])
-        return bool(dataset.get("Manufacturer") == MARK)
-    # On damaged files pydicom raises nearly any type.
-    except Exception:
-        return False

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.files.own_files import is_our_image, is_ours
-from cxrseg.runtime.readers.dicom.dicomdir import is_dicomdir, list_dicomdir
+from cxrseg.runtime.readers.dicomdir import is_dicomdir, list_dicomdir
 from cxrseg.runtime.readers.reading import SUFFIXES, is_image_file
 
 HIDDEN = "hidden"

@@ -7,13 +7,13 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import pydicom
 from pydicom import uid
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.readers.dicom.source import read_file
 
 IDENTITY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
@@ -87,9 +87,7 @@ def read_origin(path: Path) -> Origin:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            dataset = pydicom.dcmread(
-                path, force=True, stop_before_pixels=True, specific_tags=keywords
-            )
+            dataset = read_file(path, keywords).dataset
             sets = dataset.get("SpecificCharacterSet") or ""
             dataset.decode()
             identity = _identity(dataset)

@@ -1,4 +1,4 @@
 """Takes DICOM files as hospitals have them: old, unusual, and a little damaged.
 
-Gives each X-ray as a `Radiograph`, and the images that a DICOMDIR lists.
+Gives each X-ray as a `Radiograph`, with flags and notes of what its file says wrongly.
 """

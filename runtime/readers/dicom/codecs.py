@@ -1,143 +1,88 @@
-"""Decompressing DICOM pixel data through pydicom.
+"""Decompressing one frame with imagecodecs.
 
-pydicom's own use of Pillow does JPEG Baseline and JPEG 2000; imagecodecs (libjpeg-turbo, CharLS,
-PackBits) does the others. Both survive damaged data, and their licenses are permissive.
+Of its decoders these survive damaged data: libjpeg-turbo, CharLS, OpenJPEG, libjxl, and its own for
+RLE. Their licenses are permissive.
 """
 
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
-from pydicom import uid
-from pydicom.encaps import get_frame
-from pydicom.pixels import get_decoder
-from pydicom.pixels.decoders.base import DecodeRunner
+from numpy.typing import NDArray
 
-_NAME = "cxrseg"
-
-# pydicom asks a plugin for this name.
-DECODER_DEPENDENCIES = {
-    uid.JPEGExtended12Bit: ("imagecodecs",),
-    uid.JPEGLossless: ("imagecodecs",),
-    uid.JPEGLosslessSV1: ("imagecodecs",),
-    uid.JPEGLSLossless: ("imagecodecs",),
-    uid.JPEGLSNearLossless: ("imagecodecs",),
-    uid.RLELossless: ("imagecodecs",),
-}
-"""Transfer syntaxes that this module decodes -> the library needed."""
-
-_PILLOW = (uid.JPEGBaseline8Bit, uid.JPEG2000Lossless, uid.JPEG2000)
-_NATIVE = (
-    uid.ImplicitVRLittleEndian,
-    uid.ExplicitVRLittleEndian,
-    uid.ExplicitVRBigEndian,
-    uid.DeflatedExplicitVRLittleEndian,
-)
-
-# SOF0 to SOF15 without DHT, JPG and DAC, and JPEG-LS's SOF55.
-_FRAME_HEADERS = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
+from cxrseg.runtime.readers.dicom.frame import Frame, FrameError, coded_size, precision
 
 
-class UndecodableError(Exception):
-    """Pixel data of a kind that cannot be decoded here; the text says why."""
-
-
-def plugin_for(syntax: uid.UID) -> str:
-    """Return pydicom's name of the decoder to use, empty where nothing is compressed.
-
-    pydicom would try whatever else is installed, libraries among it that end the process on
-    damaged data; named, the one decoder is used.
-
-    Raises:
-        UndecodableError: There is no decoder for this transfer syntax.
-    """
-    if syntax in _NATIVE:
-        return ""
-    if syntax in _PILLOW:
-        return "pillow"
-    if syntax not in DECODER_DEPENDENCIES:
-        raise UndecodableError(f"its compression ({syntax.name}) is not supported")
-    if not is_available(syntax):
-        raise UndecodableError(f"{syntax.name} needs the library imagecodecs, which is missing")
-    decoder = get_decoder(syntax)
-    if _NAME not in decoder.available_plugins:
-        decoder.add_plugin(_NAME, (__name__, "decode_frame"))
-    return _NAME
-
-
-def is_available(syntax: str) -> bool:
-    """Tell whether `decode_frame` can decode this transfer syntax; pydicom asks."""
-    return syntax in DECODER_DEPENDENCIES and find_spec("imagecodecs") is not None
-
-
-def check_coded_size(data: bytes, rows: int, columns: int) -> None:
-    """Refuse encapsulated pixel data whose own header has another size than the DICOM header.
-
-    Decoders allocate memory by the former.
+def decode(frame: Frame, rows: int, columns: int, samples: int) -> NDArray[Any]:
+    """Decompress a frame.
 
     Args:
-        data: Encapsulated pixel data of one frame.
-        rows: Height in pixels, by the DICOM header.
+        frame: The stream.
+        rows: Height in pixels by the DICOM header; a stream of another size is refused before its
+            decoder allocates memory.
         columns: Width.
-
-    Raises:
-        UndecodableError: The sizes differ, or the compressed image has no header.
-    """
-    frame = get_frame(data, 0, number_of_frames=1)
-    size = _coded_size(frame)
-    if size is None:
-        raise UndecodableError("the compressed image is damaged")
-    if size != (rows, columns):
-        header = f"{columns} x {rows} pixels of the header"
-        raise UndecodableError(f"the compressed image is not of the {header}")
-
-
-def _coded_size(frame: bytes) -> tuple[int, int] | None:
-    """Return (height, width) of a JPEG, JPEG-LS or JPEG 2000 stream."""
-
-    def number(offset: int, size: int) -> int:
-        return int.from_bytes(frame[offset : offset + size], "big")
-
-    if frame[:2] == b"\xff\xd8":
-        at = 2
-        while at + 9 <= len(frame) and frame[at] == 0xFF:
-            if frame[at + 1] in _FRAME_HEADERS:
-                return number(at + 5, 2), number(at + 7, 2)
-            # Any number of 0xFF may fill the space before a marker.
-            at += 1 if frame[at + 1] == 0xFF else 2 + number(at + 2, 2)
-        return None
-    # SIZ directly follows SOC, itself at the beginning or inside a JP2 file.
-    start = frame.find(b"\xff\x4f\xff\x51")
-    if start < 0 or start + 24 > len(frame):
-        return None
-    width, height, left, top = (number(start + 8 + 4 * i, 4) for i in range(4))
-    return height - top, width - left
-
-
-def decode_frame(frame: bytes, runner: DecodeRunner) -> bytes:
-    """Decode one frame, as a plugin of pydicom.
-
-    Args:
-        frame: The compressed frame.
-        runner: pydicom's description of the image; learns how the result is laid out.
+        samples: Values per pixel by the header; counts for RLE alone, which does not tell.
 
     Returns:
-        The samples, 8, 16 or 32 bits each, little endian, planar only for RLE.
+        [H, W], or [H, W, C] in RGB: any integer type, signed where the stream says so.
+
+    Raises:
+        FrameError: It cannot be decoded.
     """
+    if find_spec("imagecodecs") is None:
+        raise FrameError(f"{frame.codec} needs the library imagecodecs, which is missing")
     import imagecodecs
 
-    syntax = runner.transfer_syntax
-    if syntax == uid.RLELossless:
-        size = int(runner.frame_length(unit="bytes"))
-        runner.set_option("planar_configuration", 1)
-        dtype = np.dtype(f"<u{runner.bits_allocated // 8}")
-        return bytes(imagecodecs.dicomrle_decode(frame, dtype, out=size))
-    if syntax in uid.JPEGLSTransferSyntaxes:
-        image = imagecodecs.jpegls_decode(frame)
-    else:
+    if frame.codec == "RLE":
+        return _decode_rle(frame.data, rows, columns, samples)
+    size = coded_size(frame)
+    if size is None:
+        raise FrameError("the compressed image is damaged")
+    if size != (rows, columns):
+        header = f"{columns} x {rows} pixels of the header"
+        raise FrameError(f"the compressed image is not of the {header}")
+    decoders = {
         # libjpeg-turbo alone: jpeg_decode goes on to a decoder that crashes on damaged tables.
-        image = imagecodecs.jpeg8_decode(frame)
-    runner.set_option("planar_configuration", 0)
-    runner.set_option("bits_allocated", 8 * image.itemsize)
-    return bytes(image.tobytes())
+        "JPEG": imagecodecs.jpeg8_decode,
+        "JPEG-LS": imagecodecs.jpegls_decode,
+        "JPEG 2000": imagecodecs.jpeg2k_decode,
+        "JPEG XL": imagecodecs.jpegxl_decode,
+    }
+    try:
+        image: NDArray[Any] = decoders[frame.codec](frame.data)
+    # Each has errors of its own.
+    except Exception as error:
+        raise FrameError(f"the compressed image is damaged ({frame.codec})") from error
+    if image.shape[:2] != (rows, columns) or image.ndim > 3 or image.dtype.kind not in "iu":
+        raise FrameError(f"the compressed image is of a kind that is not supported ({frame.codec})")
+    if image.ndim == 3 and image.shape[2] != 3:
+        if frame.codec == "JPEG" or image.shape[2] not in (2, 4):
+            raise FrameError(f"{image.shape[2]} values per pixel are not supported")
+        # What comes last is transparency.
+        image = image[..., 0] if image.shape[2] == 2 else image[..., :3]
+    bits = precision(frame)
+    if frame.codec == "JPEG" and 8 < bits < 16:
+        # Where the end of a lossless stream is missing, sums run over.
+        image &= image.dtype.type(2**bits - 1)
+    return image
+
+
+def _decode_rle(data: bytes, rows: int, columns: int, samples: int) -> NDArray[Any]:
+    """Decode PS3.5 G: each byte of each sample is a segment, the highest byte first."""
+    import imagecodecs
+
+    segments = int.from_bytes(data[:4], "little")
+    if segments % samples or segments // samples not in (1, 2, 4):
+        samples = 3 if segments == 3 else 1
+    width = segments // samples
+    if segments % samples or width not in (1, 2, 4):
+        raise FrameError("the compressed image is damaged (RLE)")
+    dtype = np.dtype(f"<u{width}")
+    try:
+        plain = imagecodecs.dicomrle_decode(data, dtype, out=rows * columns * segments)
+    except Exception as error:
+        raise FrameError("the compressed image is damaged (RLE)") from error
+    planes = np.frombuffer(plain, dtype).reshape(samples, rows, columns)
+    return planes[0] if samples == 1 else np.moveaxis(planes, 0, 2)

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from cxrseg.runtime.core.flags import Flag
 from cxrseg.runtime.core.orientation import Direction, Orientation
 from cxrseg.runtime.core.radiograph import Spacing
-from cxrseg.runtime.readers.dicom.pixels import numbers
+from cxrseg.runtime.readers.dicom.tables import numbers
 
 MAX_SPACING = 10.0
 """Largest pixel spacing believed, mm."""
@@ -39,6 +39,12 @@ NOT_PROJECTION = {
 
 PROJECTION = ("CR", "DX", "RG", "RF", "XA", "OT", "SC")
 """Modalities that a result names."""
+
+PHOTOMETRIC = (
+    *("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422"),
+    *("YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT", "XYB"),
+)
+"""Photometric interpretations (PS3.3 C.7.6.3.1.2)."""
 
 FRONTAL_VIEWS = ("PA", "AP", "LLD", "RLD")
 """View positions (PS3.3 C.8.11.5.1.1) of a frontal chest; a decubitus is frontal as well."""

@@ -1,19 +1,25 @@
 """From the stored values of a DICOM image to gray values with dense tissue bright.
 
-The order is that of PS3.4 N.2: modality LUT, VOI LUT or window, then polarity. pydicom applies the
-tables; here they are made safe for it.
+The order is that of PS3.4 N.2: modality LUT, VOI LUT or window, then polarity. All of it depends on
+a stored value alone, so it is computed once for each value that occurs, exactly, and looked up for
+each pixel: the image itself is held once more, as float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, apply_windowing
+
+from cxrseg.runtime.core.radiograph import to_unit
+from cxrseg.runtime.readers.dicom.padding import at_border, padding_range, without_tissue
+from cxrseg.runtime.readers.dicom.stored import Stored, photometric_of
+from cxrseg.runtime.readers.dicom.tables import TableError, read_table
+from cxrseg.runtime.readers.dicom.windows import of_interest, real_values
 
 _GRAY_SPREAD = 3 / 255
 """Largest difference of the channels of a gray pixel, of full scale; JPEG is not exact."""
@@ -21,117 +27,172 @@ _GRAY_SPREAD = 3 / 255
 _COLORED = 0.001
 """A larger share of colored pixels makes a color image; a colored side marker does not."""
 
+_BLOCK = 1 << 20
+_DENSE = 1 << 20
+
 
 class ColorError(Exception):
     """The image has colors."""
 
 
-def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
-    """Return the values of an element, empty where it is absent, empty or no numbers."""
-    with suppress(Exception):
-        value = dataset.get(keyword)
-        if value is None or value == "":
-            return ()
-        values = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
-        return tuple(float(x) for x in values)
-    return ()
+@dataclass(frozen=True)
+class Grays:
+    """The gray values of an image.
+
+    Attributes:
+        values: [H, W], any integer type.
+        levels: The values that occur in the image, ascending.
+        grays: float64, the gray value of each; larger where tissue is denser.
+        outside: bool [H, W], pixels outside the image; None where there are none.
+        notes: What the file says of its gray values and was not followed: provenance.
+    """
+
+    values: NDArray[Any]
+    levels: NDArray[np.int64]
+    grays: NDArray[np.float64]
+    outside: NDArray[np.bool_] | None = None
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def pixels(self, negative: bool = False) -> NDArray[np.float32]:
+        """Return float32 [H, W], stretched between its extremes to [0, 1]; 0 outside the image.
+
+        Args:
+            negative: Whether small gray values become bright.
+        """
+        unit = to_unit(np.negative(self.grays) if negative else self.grays)
+        low, span = self.levels[0], int(self.levels[-1] - self.levels[0])
+        out = np.empty(self.values.shape, np.float32)
+        dense = np.zeros(0, np.float32)
+        if span < _DENSE:
+            dense = np.zeros(span + 1, np.float32)
+            dense[self.levels - low] = unit
+        for rows in _blocks(self.values):
+            values = self.values[rows].astype(np.int64)
+            if len(dense):
+                np.take(dense, values - low, out=out[rows], mode="clip")
+            else:
+                at = np.searchsorted(self.levels, values)
+                np.take(unit, at, out=out[rows], mode="clip")
+        if self.outside is not None:
+            out[self.outside] = 0
+        return out
 
 
-def gray_values(dataset: Dataset, stored: NDArray[Any]) -> NDArray[Any]:
-    """Return real values [H, W], larger where tissue is denser, NaN where there is no image.
+def gray_values(dataset: Dataset, stored: Stored) -> Grays:
+    """Return the gray values of an image.
 
     Args:
-        dataset: The image's attributes. Its lookup tables may be changed.
-        stored: Decoded stored values, any integer type: [H, W], or [H, W, 3] in RGB.
+        dataset: The image's attributes.
+        stored: Its stored values.
 
     Raises:
         ColorError: The image has colors.
+        ValueError: The photometric interpretation is none that X-rays have.
     """
-    photometric = dataset.PhotometricInterpretation
-    if photometric == "PALETTE COLOR":
-        colors = apply_color_lut(stored, dataset)[..., :3]
-        return _of_colors(colors, 8 * colors.itemsize)
-    if stored.ndim == 3:
-        return _of_colors(stored, int(dataset.BitsStored))
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ValueError(f"photometric interpretation {photometric} of gray values")
-    values = _of_interest(dataset, _modality(dataset, stored.astype(np.int64)))
-    # Presentation LUT Shape says the same once more (PS3.3 C.8.11.3: INVERSE with MONOCHROME1).
-    gray = np.where(_padding(dataset, stored), np.nan, values)
-    return np.negative(gray, out=gray) if photometric == "MONOCHROME1" else gray
+    photometric, values = photometric_of(dataset), stored.values
+    if photometric == "PALETTE COLOR" and values.ndim == 2:
+        return _of_palette(dataset, values)
+    if values.ndim == 3:
+        values = _sum_of_channels(values, stored.bits)
+        if not photometric.startswith("MONOCHROME"):
+            levels, _ = _histogram(values)
+            return Grays(values, levels, (levels.astype(np.float32) / 3).astype(np.float64))
+        values = ((values + 1) // 3).astype(np.uint16)
+    elif not photometric.startswith(("MONOCHROME", "RGB", "YBR")):
+        raise ValueError("a photometric interpretation that is not known")
+    return _of_tissue(dataset, values, negative=photometric == "MONOCHROME1")
 
 
-def _of_colors(colors: NDArray[Any], bits: int) -> NDArray[Any]:
-    top = 2**bits - 1
-    spread = colors.max(axis=2).astype(np.float32) - colors.min(axis=2)
-    if np.mean(spread > _GRAY_SPREAD * top) > _COLORED:
+def _of_tissue(dataset: Dataset, values: NDArray[Any], negative: bool) -> Grays:
+    levels, counts = _histogram(values)
+
+    def grays_of(
+        levels: NDArray[np.int64], counts: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], dict[str, str]]:
+        notes: dict[str, str] = {}
+        seen = of_interest(dataset, real_values(dataset, levels, notes), counts, notes)
+        # Presentation LUT Shape says the same once more (PS3.3 C.8.11.3: INVERSE with MONOCHROME1).
+        return np.negative(seen, out=seen) if negative else seen, notes
+
+    grays, notes = grays_of(levels, counts)
+    ends = padding_range(dataset, values.dtype)
+    outside = at_border(values, *ends) if ends else None
+    if outside is None or ends is None:
+        return Grays(values, levels, grays, None, notes)
+    inside = (levels < ends[0]) | (levels > ends[1])
+    if grays[~inside].mean() > np.average(grays[inside], weights=counts[inside]):
+        # Dense tissue may be connected with the border as well; black air may be taken for padding.
+        outside = without_tissue(outside, values, float(np.ptp(levels[inside])))
+        if not outside.any():
+            return Grays(values, levels, grays, None, notes)
+    padding, occurs = _histogram(values[outside])
+    counts[np.searchsorted(levels, padding)] -= occurs
+    levels, counts = levels[counts > 0], counts[counts > 0]
+    grays, notes = grays_of(levels, counts)
+    return Grays(values, levels, grays, outside, notes)
+
+
+def _of_palette(dataset: Dataset, values: NDArray[Any]) -> Grays:
+    levels, counts = _histogram(values)
+    span = int(levels[0]), int(levels[-1])
+    try:
+        colors = np.stack(
+            [
+                read_table(
+                    dataset,
+                    span,
+                    f"{color}PaletteColorLookupTableDescriptor",
+                    f"{color}PaletteColorLookupTableData",
+                ).apply(levels)
+                for color in ("Red", "Green", "Blue")
+            ],
+            axis=1,
+        )
+    except TableError as error:
+        raise ValueError(f"a palette: {error}") from error
+    top = 255 if colors.max() < 256 else 65535
+    is_colored = np.ptp(colors, axis=1) > _GRAY_SPREAD * top
+    if np.average(is_colored, weights=counts) > _COLORED:
         raise ColorError
-    return np.asarray(colors.mean(axis=2, dtype=np.float32))
+    return Grays(values, levels, colors.mean(axis=1, dtype=np.float32).astype(np.float64))
 
 
-def _padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_]:
-    """Tell the pixels outside the image (PS3.3 C.7.5.1.1.2), none if that were all of them."""
-    value = numbers(dataset, "PixelPaddingValue")
-    limit = numbers(dataset, "PixelPaddingRangeLimit")
-    outside = np.zeros(stored.shape, dtype=bool)
-    if value:
-        ends = np.array([value[0], *limit[:1]]).astype(np.int64).astype(stored.dtype)
-        outside = (stored >= ends.min()) & (stored <= ends.max())
-    return np.zeros_like(outside) if outside.all() else outside
+def _sum_of_channels(colors: NDArray[Any], bits: int) -> NDArray[np.uint32]:
+    """Return the sum of three channels, which are equal, or brightness and two without color."""
+    tolerance = _GRAY_SPREAD * (2**bits - 1)
+    most = _COLORED * colors[..., 0].size
+    out = np.empty(colors.shape[:2], np.uint32)
+    for is_ybr in (False, True):
+        colored = 0
+        for rows in _blocks(out):
+            block = colors[rows].astype(np.int32)
+            color = np.abs(block[..., 1:] - 2 ** (bits - 1)).max(axis=2)
+            spread, out[rows] = np.ptp(block, axis=2), block.sum(axis=2)
+            if is_ybr:
+                spread, out[rows] = color, 3 * block[..., 0]
+            colored += int(np.count_nonzero(spread > tolerance))
+        if colored <= most:
+            return out
+    raise ColorError
 
 
-def _modality(dataset: Dataset, values: NDArray[np.int64]) -> NDArray[Any]:
-    """Apply the modality LUT or rescale (PS3.3 C.11.1)."""
-    if dataset.get("ModalityLUTSequence"):
-        return apply_modality_lut(_within_table(values, dataset.ModalityLUTSequence[0]), dataset)
-    slope, intercept = numbers(dataset, "RescaleSlope"), numbers(dataset, "RescaleIntercept")
-    if not slope or not intercept or not np.isfinite([slope[0], intercept[0]]).all():
-        return values
-    return values if slope[0] == 0 else apply_modality_lut(values, dataset)
+def _histogram(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the values that occur, ascending, and how often each does."""
+    low, high = int(values.min()), int(values.max())
+    if high - low < _DENSE:
+        counts = np.zeros(high - low + 1, np.int64)
+        for rows in _blocks(values):
+            block = values[rows].astype(np.int64) - low
+            counts += np.bincount(block.ravel(), minlength=len(counts))
+        levels = np.flatnonzero(counts)
+        return levels + low, counts[levels]
+    # Few images have 32 bits.
+    levels, counts = np.unique(values, return_counts=True)
+    return levels.astype(np.int64), counts.astype(np.int64)
 
 
-def _of_interest(dataset: Dataset, values: NDArray[Any]) -> NDArray[np.float64]:
-    """Apply the first VOI LUT or window (PS3.3 C.11.2) unless it leaves nothing to see."""
-    seen = values
-    tables = dataset.get("VOILUTSequence")
-    if tables and tables[0].get("LUTDescriptor") and tables[0].get("LUTData"):
-        whole = np.rint(values).astype(np.int64)
-        seen = apply_voi(_within_table(whole, tables[0]), dataset)
-    else:
-        center, width = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
-        if center and width and np.isfinite([center[0], width[0]]).all():
-            window = _window(dataset, center[0], width[0])
-            # What pydicom, with the standard, takes for a window.
-            if width[0] >= 1 or (
-                width[0] > 0 and window.get("VOILUTFunction", "LINEAR") != "LINEAR"
-            ):
-                seen = apply_windowing(values, window)
-    shown = seen if np.ptp(seen) > 0 else values
-    return shown.astype(np.float64)
-
-
-def _window(dataset: Dataset, center: float, width: float) -> Dataset:
-    """Return what pydicom needs to apply a window, its output in 0..65535.
-
-    pydicom takes the output's range from the rescale too, which inverts it if the slope is
-    negative.
-    """
-    view = Dataset()
-    view.PhotometricInterpretation = "MONOCHROME2"
-    view.BitsStored, view.PixelRepresentation = 16, 0
-    view.WindowCenter, view.WindowWidth = center, width
-    function = str(dataset.get("VOILUTFunction") or "").upper()
-    if function in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        view.VOILUTFunction = function
-    return view
-
-
-def _within_table(values: NDArray[np.int64], table: Dataset) -> NDArray[np.int64]:
-    """Return the values clipped to a table's first and last entry.
-
-    pydicom casts the index to the type of the entries, and knows no 9 to 15 bits in some places.
-    """
-    entries, first, bits = (int(x) for x in table.LUTDescriptor)
-    if 8 <= bits < 16:
-        table.LUTDescriptor = [entries, first, 16]
-    return np.clip(values, first, first + (entries or 1 << 16) - 1)
+def _blocks(values: NDArray[Any]) -> Iterator[slice]:
+    """Yield slices of rows: what is computed of one is small."""
+    rows = max(1, _BLOCK * len(values) // max(1, values.size))
+    for start in range(0, len(values), rows):
+        yield slice(start, start + rows)

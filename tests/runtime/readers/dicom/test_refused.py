@@ -11,8 +11,8 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 
 from cxrseg.runtime import CxrsegError, read
-from cxrseg.runtime.readers.dicom import reader
-from helpers.dicom.dicom_images import SECRETS, jpeg2000, levels, make, rgb, save
+from cxrseg.runtime.readers.dicom import source
+from helpers.dicom.dicom_images import SECRETS, codes, jpeg2000, levels, make, rgb, save
 
 # Some of these files are made wrong on purpose, which pydicom warns of while writing.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")
@@ -60,8 +60,7 @@ REFUSED: dict[str, tuple[Callable[[], Dataset], str]] = {
     "too small": (lambda: make(levels(12)[:20]), "too small"),
     "too large": (lambda: make(Rows=60000, Columns=60000), "too large"),
     "too few bytes": (lambda: make(Rows=5000, Columns=5000), "damaged"),
-    "one bit": (lambda: make(BitsAllocated=1, BitsStored=1, HighBit=0), "1 bits per value"),
-    "bits": (lambda: make(BitsStored=20), "damaged"),
+    "one bit": (lambda: make(BitsAllocated=1, PixelData=bytes(4500)), "1 bits per value"),
     "no rows": (lambda: make(Rows=None), "damaged"),
     "photometric": (lambda: make(PhotometricInterpretation="CMYK"), "damaged"),
     "MPEG": (
@@ -97,7 +96,7 @@ def test_projection_and_unknown_modalities_pass(read_made, modality: str | None)
 
 def test_inflated_bomb_is_refused(tmp_path: Path, monkeypatch) -> None:
     path = save(make(syntax=uid.DeflatedExplicitVRLittleEndian), tmp_path / "x.dcm")
-    monkeypatch.setattr(reader, "MAX_INFLATED", 10_000)
+    monkeypatch.setattr(source, "MAX_INFLATED", 10_000)
     with pytest.raises(CxrsegError, match="inflates to more than"):
         read(path)
 
@@ -110,7 +109,7 @@ def test_rle_that_expands_without_end_is_refused(tmp_path: Path) -> None:
         read(path)
 
 
-def test_deep_nesting_is_read_or_refused(tmp_path: Path) -> None:
+def test_deep_nesting_is_passed(tmp_path: Path) -> None:
     # Sequences of undefined length inside each other, where a lookup table is expected.
     item = struct.pack("<HH", 0x0028, 0x3010) + b"SQ\0\0" + b"\xff" * 4
     item += struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
@@ -118,5 +117,4 @@ def test_deep_nesting_is_read_or_refused(tmp_path: Path) -> None:
     data = path.read_bytes()
     at = data.index(struct.pack("<HH", 0x7FE0, 0x0010))
     path.write_bytes(data[:at] + item * 20_000 + data[at:])
-    with pytest.raises(CxrsegError, match=r"damaged|no image"):
-        read(path)
+    assert codes(read(path)) == ["damaged_but_read"]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-import warnings
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from cxrseg.runtime.core.errors import CxrsegError
 
 DICOMDIR = "DICOMDIR"
 """Its name."""
+
+MAX_ELEMENTS = 5_000_000
+"""Most elements of a listing; an image has about twenty."""
+
+_RECORDS, _TYPE, _FILE_ID = 0x00041220, 0x00041430, 0x00041500
 
 
 def is_dicomdir(path: Path) -> bool:
@@ -40,33 +45,42 @@ def list_dicomdir(path: Path) -> list[Path | CxrsegError]:
         CxrsegError: It is damaged or lists no images.
     """
     # Imported here: a folder of PNG files needs none of it.
-    import pydicom
+    from cxrseg.runtime.readers.dicom.elements import TooManyError
+    from cxrseg.runtime.readers.dicom.source import InflatedError
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            dataset = pydicom.dcmread(path, specific_tags=["DirectoryRecordSequence"])
-            files = [
-                _components(record.ReferencedFileID)
-                for record in dataset.get("DirectoryRecordSequence") or ()
-                if record.get("DirectoryRecordType") == "IMAGE" and "ReferencedFileID" in record
-            ]
-            names = _Names()
-            images = [_referenced(path, parts, names) for parts in files]
-        except OSError as error:
-            cause = f"cannot be read ({error.strerror or error})"
-            raise CxrsegError(path, cause, "check the name and the permissions") from error
-        # On damaged files pydicom raises nearly any type.
-        except Exception as error:
-            cause = f"the DICOMDIR is damaged ({str(error) or type(error).__name__})"
-            raise CxrsegError(path, cause, "give the folder instead") from error
+    try:
+        names = _Names()
+        images = [_referenced(path, parts, names) for parts in _file_ids(path)]
+    except OSError as error:
+        cause = f"cannot be read ({error.strerror or error})"
+        raise CxrsegError(path, cause, "check the name and the permissions") from error
+    except (InflatedError, TooManyError) as error:
+        cause = f"the DICOMDIR is damaged or too large ({error})"
+        raise CxrsegError(path, cause, "give the folder instead") from error
     if not images:
         raise CxrsegError(path, "the DICOMDIR lists no images", "give the folder instead")
     return images
 
 
-def _components(value: object) -> list[str]:
-    return [value] if isinstance(value, str) else [str(part) for part in value]  # type: ignore[attr-defined]
+def _file_ids(path: Path) -> Iterator[list[str]]:
+    """Yield the components of the File ID of each image that is listed."""
+    from cxrseg.runtime.readers.dicom.elements import Elements
+    from cxrseg.runtime.readers.dicom.source import open_data_set
+
+    with open_data_set(path) as source:
+        elements = Elements(source.file, source.size, source.encoding, {_RECORDS}, MAX_ELEMENTS)
+        for sequence in elements.walk(source.start):
+            for record in elements.items(sequence) if sequence.tag == _RECORDS else ():
+                told = {x.tag: elements.value(x) for x in record if x.tag in (_TYPE, _FILE_ID)}
+                if told.get(_TYPE, b"").strip(b" \0") == b"IMAGE" and _FILE_ID in told:
+                    yield [part.strip(" \0") for part in _text(told[_FILE_ID]).split("\\")]
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 class _Names:
