@@ -7,7 +7,6 @@ each pixel: the image itself is held once more, as float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from cxrseg.runtime.core.radiograph import to_unit
+from cxrseg.runtime.core.strips import strips
 from cxrseg.runtime.readers.dicom.padding import at_border, padding_range, without_tissue
 from cxrseg.runtime.readers.dicom.stored import Stored, photometric_of
 from cxrseg.runtime.readers.dicom.tables import TableError, read_table
@@ -27,7 +27,6 @@ _GRAY_SPREAD = 3 / 255
 _COLORED = 0.001
 """A larger share of colored pixels makes a color image; a colored side marker does not."""
 
-_BLOCK = 1 << 20
 _DENSE = 1 << 20
 
 
@@ -59,14 +58,14 @@ class Grays:
         Args:
             negative: Whether small gray values become bright.
         """
-        unit = to_unit(np.negative(self.grays) if negative else self.grays)
+        unit = to_unit((-self.grays if negative else self.grays)[None])[0]
         low, span = self.levels[0], int(self.levels[-1] - self.levels[0])
         out = np.empty(self.values.shape, np.float32)
         dense = np.zeros(0, np.float32)
         if span < _DENSE:
             dense = np.zeros(span + 1, np.float32)
             dense[self.levels - low] = unit
-        for rows in _blocks(self.values):
+        for rows in strips(*self.values.shape):
             values = self.values[rows].astype(np.int64)
             if len(dense):
                 np.take(dense, values - low, out=out[rows], mode="clip")
@@ -125,7 +124,7 @@ def _of_tissue(dataset: Dataset, values: NDArray[Any], negative: bool) -> Grays:
         outside = without_tissue(outside, values, float(np.ptp(levels[inside])))
         if not outside.any():
             return Grays(values, levels, grays, None, notes)
-    padding, occurs = _histogram(values[outside])
+    padding, occurs = _histogram(values[outside][:, None])
     counts[np.searchsorted(levels, padding)] -= occurs
     levels, counts = levels[counts > 0], counts[counts > 0]
     grays, notes = grays_of(levels, counts)
@@ -164,7 +163,7 @@ def _sum_of_channels(colors: NDArray[Any], bits: int) -> NDArray[np.uint32]:
     out = np.empty(colors.shape[:2], np.uint32)
     for is_ybr in (False, True):
         colored = 0
-        for rows in _blocks(out):
+        for rows in strips(*out.shape):
             block = colors[rows].astype(np.int32)
             color = np.abs(block[..., 1:] - 2 ** (bits - 1)).max(axis=2)
             spread, out[rows] = np.ptp(block, axis=2), block.sum(axis=2)
@@ -181,7 +180,7 @@ def _histogram(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int6
     low, high = int(values.min()), int(values.max())
     if high - low < _DENSE:
         counts = np.zeros(high - low + 1, np.int64)
-        for rows in _blocks(values):
+        for rows in strips(*values.shape):
             block = values[rows].astype(np.int64) - low
             counts += np.bincount(block.ravel(), minlength=len(counts))
         levels = np.flatnonzero(counts)
@@ -189,10 +188,3 @@ def _histogram(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int6
     # Few images have 32 bits.
     levels, counts = np.unique(values, return_counts=True)
     return levels.astype(np.int64), counts.astype(np.int64)
-
-
-def _blocks(values: NDArray[Any]) -> Iterator[slice]:
-    """Yield slices of rows: what is computed of one is small."""
-    rows = max(1, _BLOCK * len(values) // max(1, values.size))
-    for start in range(0, len(values), rows):
-        yield slice(start, start + rows)
