@@ -120,7 +120,7 @@ def command(checkpoint: Path, output: Path | None, weight_bits: str | None, **ch
     options = ExportOptions(weight_bits=None if weight_bits is None else int(weight_bits), **chosen)
     say = partial(_say, "cxrseg-export")
     report = export(checkpoint, output, options, say)
-    for line in table(report):
+    for line in table(report).split("\n"):
         echo(line)
     echo(f"wrote {' and '.join(map(str, report.files))}")
 

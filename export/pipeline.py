@@ -43,7 +43,7 @@ def export(
     Raises:
         CxrsegError: The checkpoint is unusable, or the verification failed; no file is written.
     """
-    require_place(output, checkpoint)
+    output = require_place(output, checkpoint)
     radiographs, verified_on = verification_images(options.verify_images)
     good = None if options.quality_data is None else _quality_images(options.quality_data)
     loaded = load(checkpoint)

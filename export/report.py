@@ -49,8 +49,8 @@ class Report:
         return self.fp32_size / self.size
 
 
-def table(report: Report) -> list[str]:
-    """Return the lines of the report."""
+def table(report: Report) -> str:
+    """Return the report as text."""
     counts = Counter(report.precision.values())
     lines = [f"{'layer':64} {'':5} {'SQNR dB':>8} {'Dice loss':>10}"]
     for name, precision in report.precision.items():
@@ -77,7 +77,7 @@ def table(report: Report) -> list[str]:
         f"quality     {_quality(report.reference)}",
         f"sha256      {sha256}",
     ]
-    return lines
+    return "\n".join(lines)
 
 
 def _quality(reference: Reference | None) -> str:

@@ -15,6 +15,7 @@ from cxrseg.benchmarks.harness.result import Result
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.version import package_version
 from cxrseg.runtime.files.atomic import write_together
+from cxrseg.runtime.files.opening import read_file
 from cxrseg.runtime.files.own_files import MARK, is_ours
 
 MAX_BYTES = 200_000_000
@@ -183,9 +184,7 @@ def read_bytes(path: Path) -> bytes:
         CxrsegError: It cannot be read, or is larger than `MAX_BYTES`.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise CxrsegError(path, "is too large for a result", "make it again")
-        return path.read_bytes()
+        return read_file(path, MAX_BYTES)
     except OSError as error:
         cause = f"cannot be read ({error.strerror})"
         raise CxrsegError(path, cause, "make the result again") from error

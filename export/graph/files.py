@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,6 +12,8 @@ import onnx
 import onnx_ir as ir
 
 from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.files.atomic import check_place, put_in_place
+from cxrseg.runtime.files.opening import place_of
 from cxrseg.runtime.inference.model_file import MAX_MODEL_BYTES
 
 ONE_FILE = MAX_MODEL_BYTES
@@ -65,52 +66,45 @@ def save(model: ir.Model, path: Path) -> tuple[Path, ...]:
     return path, data
 
 
-def require_place(output: Path, source: Path) -> None:
+def require_place(output: Path, source: Path) -> Path:
     """Check, before long work, that a file can be written there.
 
     Args:
         output: The file.
         source: What it is made from.
 
+    Returns:
+        The file, or where it leads as a link.
+
     Raises:
-        CxrsegError: Its folder is missing or read-only, or it would replace its source.
+        CxrsegError: Its folder is missing or read-only, something lies there that is no file, or it
+            would replace its source.
     """
     if output.resolve() == source.resolve():
         raise CxrsegError(output, "would be replaced by its own result", "choose another -o")
-    folder = output.resolve().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise CxrsegError(folder, "no folder that can be written to", "choose another -o")
+    return check_place(output, "choose another -o")
 
 
 @contextmanager
 def atomic_outputs(output: Path) -> Iterator[Path]:
     """Give a path of the same name in a temporary folder beside `output`.
 
-    At the end each file in that folder takes its place beside `output`, `output` itself last. When
-    the block fails none does, and what was there stays as it was; when a later file cannot be put
-    in place, those before it are removed.
+    At the end each file in that folder takes its place beside `output`, `output` itself last: an
+    earlier one is removed before what it refers to changes. When the block fails nothing changes.
 
     Raises:
         CxrsegError: The files cannot be written or put in place; an OSError of the block counts as
             such.
     """
-    placed: list[Path] = []
     try:
+        place = place_of(output)
         # In the same folder, because a rename is atomic within one file system only.
-        with TemporaryDirectory(prefix=".cxrseg-", suffix=".tmp", dir=output.parent) as folder:
-            yield Path(folder, output.name)
-            files = sorted(Path(folder).iterdir(), key=lambda file: file.name == output.name)
-            places = [output.with_name(file.name) for file in files]
-            for place in places:
-                if place.is_dir():
-                    raise IsADirectoryError(f"{place.name} is a folder")
-            for file, place in zip(files, places, strict=True):
-                file.replace(place)
-                placed.append(place)
+        with TemporaryDirectory(prefix=".cxrseg-", suffix=".tmp", dir=place.parent) as folder:
+            yield Path(folder, place.name)
+            files = {place_of(place.with_name(x.name)): x for x in Path(folder).iterdir()}
+            model = files.pop(place)
+            put_in_place({**files, place: model})
     except OSError as error:
-        for place in placed:
-            with suppress(OSError):  # must not hide the failure that led here
-                place.unlink()
         cause = f"cannot be written ({error.strerror or error})"
         raise CxrsegError(output, cause, "choose another -o") from error
 

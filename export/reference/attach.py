@@ -9,7 +9,7 @@ import onnx
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.model_card import METADATA_KEY, REFERENCE_KEY
 from cxrseg.runtime.files.atomic import atomic_write
-from cxrseg.runtime.inference.model_file import MAX_MODEL_BYTES
+from cxrseg.runtime.inference.model_file import read_bytes
 from cxrseg.runtime.quality.reference import Reference
 
 
@@ -28,14 +28,14 @@ def attach(reference: Reference, model: Path, output: Path) -> None:
             written.
     """
     try:
-        if model.stat().st_size > MAX_MODEL_BYTES:
-            raise ValueError("too large")
-        proto = onnx.ModelProto.FromString(model.read_bytes())
+        proto = onnx.ModelProto.FromString(read_bytes(model))
         metadata = {entry.key: entry.value for entry in proto.metadata_props}
         del proto.metadata_props[:]
         for key, value in {**metadata, REFERENCE_KEY: reference.to_json()}.items():
             proto.metadata_props.add(key=key, value=value)
         data = proto.SerializeToString()
+    except CxrsegError:
+        raise
     # What protobuf raises has no types that mypy knows, and no base class of the language's own.
     except Exception as error:
         cause = f"cannot be read as a model ({error})"

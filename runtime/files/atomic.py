@@ -53,28 +53,31 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         _create(temporary, place).close()
         yield temporary
-        put_in_place(temporary, place)
+        put_in_place({place: temporary})
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
         _remove([temporary])
 
 
-def put_in_place(temporary: Path, place: Path) -> None:
-    """Give a finished file its name, once it is on the disk, with the permissions of the earlier.
+def put_in_place(files: Mapping[Path, Path]) -> None:
+    """Give finished files their names, once they are on the disk; none where one cannot get it.
+
+    They get the permissions of the files that they replace. The last vouches for the others, as in
+    `write_together`.
 
     Args:
-        temporary: The file, in the folder of `place`.
-        place: As `place_of` returns it.
+        files: Place, as `place_of` returns it -> file, in the same file system.
 
     Raises:
         OSError: It cannot be done.
     """
-    with temporary.open("r+b") as file:
-        _take_over(file, place)
-        os.fsync(file.fileno())
-    temporary.replace(place)
-    _sync_folder(place.parent)
+    for place, temporary in files.items():
+        with temporary.open("r+b") as file:
+            _take_over(file, place)
+            os.fsync(file.fileno())
+    _rename_together(files)
+    _sync_folders(files)
 
 
 def write_together(contents: Mapping[Path, bytes], durable: bool = False) -> None:
@@ -106,26 +109,25 @@ def write_together(contents: Mapping[Path, bytes], durable: bool = False) -> Non
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
-        _place_together(temporaries)
+        _rename_together(temporaries)
         if durable:
-            for folder in {place.parent for place in temporaries}:
-                _sync_folder(folder)
+            _sync_folders(temporaries)
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
         _remove(temporaries.values())
 
 
-def _place_together(temporaries: Mapping[Path, Path]) -> None:
+def _rename_together(files: Mapping[Path, Path]) -> None:
     """Give files their names, the last one last; none where one fails."""
-    *others, voucher = temporaries
+    *others, voucher = files
     placed: list[Path] = []
     with alone_in(voucher.parent):
         try:
             if others:
                 voucher.unlink(missing_ok=True)
             for place in (*others, voucher):
-                temporaries[place].replace(place)
+                files[place].replace(place)
                 placed.append(place)
         except OSError:
             _remove(placed)
@@ -156,22 +158,26 @@ def _take_over(file: BinaryIO, place: Path) -> None:
         os.fchmod(file.fileno(), mode)
 
 
-def _sync_folder(folder: Path) -> None:
-    # Windows opens no folders, and some network drives do not know the request.
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _sync_folders(places: Iterable[Path]) -> None:
+    for folder in {place.parent for place in places}:
+        # Windows opens no folders, and some network drives do not know the request.
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
-def check_place(path: Path, remedy: str = _REMEDY) -> None:
+def check_place(path: Path, remedy: str = _REMEDY) -> Path:
     """Refuse, before the work, a path where no file could be put after it.
 
     Args:
         path: Where the file is meant to go.
         remedy: What to do instead.
+
+    Returns:
+        As `place_of`.
 
     Raises:
         CxrsegError: Its folder is missing or takes no files, or something lies there that is no
@@ -183,11 +189,12 @@ def check_place(path: Path, remedy: str = _REMEDY) -> None:
         temporary = _temporary(place)
         _create(temporary, place).close()
         temporary.unlink()
+        return place
     except OSError as error:
-        folder = path.parent
-        if not folder.is_dir():
-            raise CxrsegError(path, "its folder does not exist", remedy) from error
-        raise CxrsegError(path, f"cannot be written ({error.strerror or error})", remedy) from error
+        why = error.strerror or error
+        if not path.parent.is_dir():
+            why = f"there is no folder {path.parent}"
+        raise CxrsegError(path, f"cannot be written ({why})", remedy) from error
 
 
 def prepare_folder(folder: Path) -> None:

@@ -59,7 +59,8 @@ def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
         OSError: As `open_file`, and where the file is larger (``EFBIG``).
     """
     with open_file(path) as file:
-        data = file.read(limit + 1)
+        # As large as it is, not as it may be; it may be growing, too.
+        data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     if len(data) > limit:
         raise OSError(errno.EFBIG, f"it is larger than {limit:,} bytes")
     return data
@@ -133,7 +134,7 @@ def is_standard_output(path: str | os.PathLike[str]) -> bool:
 def _require_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
-        raise OSError(errno.EINVAL, f"it is {kind}, not a file")
+        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file")
 
 
 def _is_stream(status: os.stat_result) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from cxrseg.runtime.files.opening import open_file
+
 MARK = "cxrseg"
 """Stands near the beginning of every file that cxrseg writes; the Manufacturer of its DICOM."""
 
@@ -49,7 +51,7 @@ def is_ours(path: Path) -> bool:
     read is taken for somebody else's.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             head = file.read(_HEAD)
     except OSError:
         return False

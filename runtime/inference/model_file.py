@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.files.opening import read_file
 
 if TYPE_CHECKING:
     from cxrseg.runtime.core.model_card import ModelCard
@@ -34,11 +35,7 @@ def read_bytes(path: Path) -> bytes:
         if not path.is_file():
             cause = "is not a file" if path.exists() else "no such model file"
             raise CxrsegError(path, cause, "check the path of the model")
-        size = path.stat().st_size
-        if size > MAX_MODEL_BYTES:
-            cause = f"is too large for a model ({size / 1e9:.1f} GB)"
-            raise CxrsegError(path, cause, EXPORT_AGAIN)
-        return path.read_bytes()
+        return read_file(path, MAX_MODEL_BYTES)
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or str(error)
         raise CxrsegError(path, f"cannot be read ({cause})", "check the permissions") from error

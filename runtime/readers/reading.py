@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.files.opening import open_file
 
 if TYPE_CHECKING:
     from cxrseg.runtime.core.radiograph import Radiograph
@@ -119,18 +119,13 @@ def is_image_file(path: Path) -> bool:
 def _head_of(path: Path) -> bytes:
     remedy = "check the name and the permissions"
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise CxrsegError(path, "is a folder, not an image", "name the image itself")
-        # A pipe or a device could block or never end.
-        if not stat.S_ISREG(status.st_mode):
-            raise CxrsegError(path, "is not a regular file", "name an image file")
-        if status.st_size == 0:
-            raise CxrsegError(path, "the file is empty", "export or copy the image again")
-        if status.st_size > MAX_BYTES:
-            limit = f"at most {MAX_BYTES >> 20} MiB are accepted"
-            raise CxrsegError(path, f"the file is too large ({status.st_size >> 20} MiB)", limit)
-        with path.open("rb") as file:
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size == 0:
+                raise CxrsegError(path, "the file is empty", "export or copy the image again")
+            if size > MAX_BYTES:
+                limit = f"at most {MAX_BYTES >> 20} MiB are accepted"
+                raise CxrsegError(path, f"the file is too large ({size >> 20} MiB)", limit)
             return file.read(_HEAD)
     except FileNotFoundError as error:
         raise CxrsegError(path, "no such file", "check the name") from error
@@ -188,7 +183,7 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
     path = Path(path)
     _head_of(path)
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         cause = f"cannot be read ({error.strerror or error})"

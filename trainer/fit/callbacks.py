@@ -10,6 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from cxrseg.runtime.files.atomic import put_in_place
+from cxrseg.runtime.files.opening import place_of
 from cxrseg.trainer.adapt.adapters import RANK, TOTAL_RANK, RankAllocation
 
 
@@ -82,8 +84,9 @@ class EMA(EMAWeightAveraging):
 class KeepLast(Checkpoint):
     """Save the whole state of training at every epoch's end, every few minutes, and when stopped.
 
-    The file is replaced whole, so a kill at any time leaves the one before. As a `Checkpoint` it
-    runs after the other callbacks, in the order given, and so saves what they know of the epoch.
+    The file is replaced whole, once it is on the disk, so a kill at any time leaves the one before.
+    As a `Checkpoint` it runs after the other callbacks, in the order given, and so saves what they
+    know of the epoch.
 
     Args:
         path: Where to.
@@ -105,7 +108,7 @@ class KeepLast(Checkpoint):
         part = self.path.with_name(f".{self.path.name}.part")
         trainer.save_checkpoint(part)
         if trainer.is_global_zero:
-            part.replace(self.path)
+            put_in_place({place_of(self.path): part})
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(

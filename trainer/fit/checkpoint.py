@@ -17,6 +17,7 @@ import torch
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.runtime.files.atomic import atomic_write
+from cxrseg.runtime.files.opening import open_file
 from cxrseg.trainer.adapt.adapters import AdapterConfig, add_adapters, freeze_singular_values
 from cxrseg.trainer.adapt.quantization import quantize, set_mode
 from cxrseg.trainer.adapt.quantizers import QuantizationConfig
@@ -248,6 +249,6 @@ def load(path: Path) -> Loaded:
         ) from None
     model.eval()
     set_mode(model, "quantize")
-    with path.open("rb") as file:
+    with open_file(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Loaded(model, description, digest)

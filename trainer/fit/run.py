@@ -10,6 +10,7 @@ from typing import Any
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.files.atomic import atomic_write
+from cxrseg.runtime.files.opening import place_of
 from cxrseg.trainer.data.samples import Sample, of_split, read_sources
 from cxrseg.trainer.fit.checkpoint import MODEL
 from cxrseg.trainer.networks.sam import read_torch_file
@@ -129,8 +130,9 @@ def check_folder(run: Run, resume: bool) -> None:
     """Check that the run's folder is free, or belongs to these settings; write nothing.
 
     Raises:
-        CxrsegError: The folder is in use, or has other settings.
+        CxrsegError: The folder is in use, has other settings, or holds what is no file.
     """
+    _check_files(run.output)
     path = run.output / SETTINGS
     settings = run.settings()
     if resume and not path.is_file():
@@ -159,6 +161,21 @@ def check_folder(run: Run, resume: bool) -> None:
                 f"({recorded.get(changed[0])!r}, now {now.get(changed[0])!r})",
                 "resume with the same options, or choose another -o",
             )
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse, before hours of work, a folder in which not every file could be opened or replaced.
+
+    Raises:
+        CxrsegError: It holds a pipe, a device, or a link to one or to nothing.
+    """
+    for found in folder.rglob("*"):
+        try:
+            if not found.is_dir():
+                place_of(found)
+        except OSError as error:
+            cause = f"a run keeps files there, and {error.strerror or error}"
+            raise CxrsegError(found, cause, "remove it, or choose another -o") from None
 
 
 def record_settings(run: Run) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.files.opening import open_file
 
 PATCH = 16
 """Side of a patch in pixels; the encoder's grid has S / 16 cells a side."""
@@ -192,10 +193,14 @@ def read_torch_file(path: Path) -> Any:
         CxrsegError: The file is missing, is no such file, or holds more than plain data.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open_file(path) as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CxrsegError(path, "no such file", "check the path of the checkpoint") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except OSError as error:
+        cause = f"cannot be read ({error.strerror or error})"
+        raise CxrsegError(path, cause, "check the path and the permissions") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CxrsegError(
             path,
             f"not a checkpoint that can be read safely ({type(error).__name__})",

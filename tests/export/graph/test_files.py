@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from cxrseg.export import cli
 from cxrseg.export.graph import files as writing
 from cxrseg.export.report import Report
 from cxrseg.export.verify import proof as proving
@@ -64,3 +66,66 @@ class TestTwoFiles:
         for report in (fp32, int8):
             model = ir.load(report.path)
             assert abs(writing.serialized_size(model) - report.size) <= 4096
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions, pipes and links of POSIX")
+class TestPlaces:
+    """Where an export, or the way back, may put its file."""
+
+    @pytest.mark.parametrize("kind", ["pipe", "link to nothing", "folder", "no folder"])
+    def test_what_takes_no_file_is_told_before_the_work(
+        self, capfd: pytest.CaptureFixture[str], fine_run: Path, tmp_path: Path, kind: str
+    ) -> None:
+        path = tmp_path / "x"
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "link to nothing":
+            path.symlink_to("nothing")
+        elif kind == "folder":
+            path.mkdir()
+        else:
+            path = tmp_path / "none" / "x"
+        before = sorted(tmp_path.iterdir())
+        for main, source in ((cli.main, [fine_run / "model.ckpt"]), (cli.recover_main, [])):
+            with pytest.raises(SystemExit) as stop:
+                main([*map(str, source), "-o", str(path)])
+            *steps, error = capfd.readouterr().err.splitlines()
+            assert stop.value.code == 1 and len(steps) == 1 and "loading ..." in steps[0]
+            assert error.startswith(f"error: {path}: ") and error.endswith("choose another -o")
+            assert sorted(tmp_path.iterdir()) == before
+
+    def test_a_link_is_followed_and_permissions_stay(self, tmp_path: Path) -> None:
+        (tmp_path / "far").mkdir()
+        target, link = tmp_path / "far" / "old.onnx", tmp_path / "m.onnx"
+        target.write_bytes(b"old")
+        target.chmod(0o600)
+        link.symlink_to(target)
+        with writing.atomic_outputs(writing.require_place(link, tmp_path / "c.ckpt")) as path:
+            path.write_bytes(b"new")
+        assert link.is_symlink() and target.read_bytes() == b"new"
+        assert target.stat().st_mode & 0o777 == 0o600
+        assert sorted(tmp_path.rglob("*")) == sorted([target.parent, target, link])
+
+    def test_no_kill_leaves_a_model_beside_the_weights_of_another(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model, weights = tmp_path / "m.onnx", tmp_path / "m.onnx.data"
+
+        def write() -> None:
+            with writing.atomic_outputs(model) as path:
+                path.write_bytes(b"new")
+                path.with_name(weights.name).write_bytes(b"new")
+
+        model.write_bytes(b"old")
+        weights.write_bytes(b"old")
+        original = Path.replace
+
+        def replace(self: Path, target: Path) -> Path:
+            if target == model:
+                raise KeyboardInterrupt  # ends it without any cleaning up of ours
+            return original(self, target)
+
+        monkeypatch.setattr(Path, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            write()
+        assert not model.exists() and weights.read_bytes() == b"new"

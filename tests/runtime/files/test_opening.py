@@ -49,7 +49,7 @@ def make(path: Path, kind: str) -> Path:
 def test_what_is_no_file_is_neither_opened_nor_replaced(tmp_path: Path, kind, words) -> None:
     path = make(tmp_path / "x", kind)
     for ask in (open_file, place_of):
-        with pytest.raises(OSError, match=f"{words}, not a file"):
+        with pytest.raises(OSError, match=f"{words}, not a regular file"):
             ask(path)
 
 
