@@ -1,6 +1,6 @@
 """X-rays and masks in, ``model.ckpt`` out: SAM, AdaLoRA, quantization-aware training.
 
-Imports point one way: old_names, networks < adapt < recipe < data < fit < cli.
+Imports point one way: old_names, networks < adapt < recipe < recipe_file, data < fit < cli.
 """
 
 import getpass

@@ -170,7 +170,7 @@ def command(
         raise click.UsageError("Missing option '-o' / '--output'.")
     require_extra("cxrseg-train", "train", _EXTRA)
     from cxrseg.trainer.old_names import warn_of_old_names
-    from cxrseg.trainer.recipe import read_recipe
+    from cxrseg.trainer.recipe_file import read_recipe
 
     overrides = {name: options[name] for name in ("model", "image_size", "method")}
     if stages == "2" and any(overrides.values()):

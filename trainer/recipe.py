@@ -1,34 +1,31 @@
-"""The training recipe: every setting with its default, read from YAML, unknown keys refused."""
+"""The training recipe: every setting with its default and its bounds, unknown keys refused."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PositiveInt,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import PROTOCOLS, Protocol, labels_of
 from cxrseg.trainer.adapt.adapters import AdapterConfig
 from cxrseg.trainer.adapt.quantizers import QuantizationConfig
-from cxrseg.trainer.old_names import OLD_NAMES, rename_keys, warn_of_old_names
 
 Method = Literal["adalora", "decoder", "full"]
 ModelName = Literal["vit_n", "vit_t", "vit_b", "vit_l", "vit_h", "unet"]
 StageChoice = Literal["1", "2", "all"]
 
+MANY = 1_000_000
+"""Largest number of images, epochs or minutes that anybody means."""
+
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -80,10 +77,13 @@ class DataRecipe(_Settings):
     where: dict[str, list[str]] = Field(default_factory=dict)
     group_column: str = "source"
     balance: float = Field(0.5, ge=0, le=1)
-    val_images: int = Field(300, ge=0)
-    workers: int = Field(-1, ge=-1)
+    val_images: int = Field(300, ge=0, le=MANY)
+    workers: int = Field(-1, ge=-1, le=256)
     colors: ColorRecipe | None = None
     max_odd: float = Field(0.5, ge=0, le=1)
+
+
+Channels = Annotated[int, Field(ge=1, le=4096)]
 
 
 class UNetRecipe(_Settings):
@@ -94,7 +94,7 @@ class UNetRecipe(_Settings):
             halves the image's side.
     """
 
-    channels: tuple[PositiveInt, ...] = Field((24, 48, 96, 192, 384), min_length=2, max_length=5)
+    channels: tuple[Channels, ...] = Field((24, 48, 96, 192, 384), min_length=2, max_length=5)
 
 
 class AugmentRecipe(_Settings):
@@ -152,17 +152,21 @@ class StageRecipe(_Settings):
             average, in place of the distance from the masks; 0 for none.
     """
 
-    epochs: int = Field(20, ge=0)
-    images_per_epoch: int = Field(0, ge=0)
-    batch_size: int = Field(16, ge=1)
-    lr: float = Field(1e-3, gt=0)
-    decoder_lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
+    epochs: int = Field(20, ge=0, le=MANY)
+    images_per_epoch: int = Field(0, ge=0, le=MANY)
+    batch_size: int = Field(16, ge=1, le=4096)
+    lr: float = Field(1e-3, gt=0, le=100)
+    decoder_lr: float = Field(1e-3, gt=0, le=100)
+    weight_decay: float = Field(1e-2, ge=0, le=100)
     warmup: float = Field(0.1, gt=0, lt=1)
-    patience: int = Field(0, ge=0)
+    patience: int = Field(0, ge=0, le=MANY)
     ema: float = Field(0, ge=0, lt=1)
     skip_mislabeled: bool = False
     distillation: float = Field(0, ge=0, le=1)
+
+
+Device = Annotated[int, Field(ge=-1, le=1024)]
+Devices = Device | Annotated[str, Field(max_length=64)] | list[Device]
 
 
 class Recipe(_Settings):
@@ -186,7 +190,7 @@ class Recipe(_Settings):
         checkpoint_minutes: Time between two checkpoints within an epoch.
     """
 
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     model: ModelName = "vit_t"
     unet: UNetRecipe = UNetRecipe()
     global_attention: bool = False
@@ -196,10 +200,10 @@ class Recipe(_Settings):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     gradient_checkpointing: bool = False
     accelerator: str = "auto"
-    devices: int | str | list[int] = "auto"
-    calibration_images: int = Field(64, ge=1)
-    sensitivity_images: int = Field(12, ge=1)
-    checkpoint_minutes: float = Field(3, gt=0)
+    devices: Devices = "auto"
+    calibration_images: int = Field(64, ge=1, le=MANY)
+    sensitivity_images: int = Field(12, ge=1, le=MANY)
+    checkpoint_minutes: float = Field(3, gt=0, le=MANY)
     data: DataRecipe = DataRecipe()
     augment: AugmentRecipe = AugmentRecipe()
     adapters: AdapterConfig = AdapterConfig()
@@ -254,63 +258,3 @@ class Recipe(_Settings):
     def channels(self) -> tuple[str, ...]:
         """Names of the output channels."""
         return tuple(label.name for protocol in self.labels for label in labels_of(protocol))
-
-
-RECIPES = Path(__file__).with_name("recipes")
-"""Folder of the recipes that ship with the package."""
-
-
-def shipped_recipes() -> list[str]:
-    """Return the names of the recipes that ship with the package."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def read_recipe(path: Path | None, overrides: dict[str, Any]) -> Recipe:
-    """Read a YAML recipe and let options given on the command line win.
-
-    Args:
-        path: YAML file, the name of a shipped recipe, or None for the defaults.
-        overrides: Top-level settings; None values do not count.
-
-    Raises:
-        CxrsegError: Not YAML, an unknown key, or a value out of range; names the key.
-    """
-    source: str | Path = path or "options"
-    given = {key: value for key, value in overrides.items() if value is not None}
-    data = {**({} if path is None else _read_yaml(path)), **given}
-    try:
-        return Recipe.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        setting = key.partition(".")[0]
-        if setting in given:
-            option = f"--{setting.replace('_', '-')}"
-            raise CxrsegError(option, message, "give another value") from None
-        if not key:  # what is wrong is that several settings do not fit together
-            raise CxrsegError(source, message, "change one of these settings") from None
-        raise CxrsegError(source, f"{key}: {message}", "correct or remove this key") from None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """Read a recipe's file, or the shipped recipe of that name; old names become the new ones."""
-    if str(path) in OLD_NAMES and not path.exists():
-        warn_of_old_names("--recipe", [str(path)])
-        path = Path(OLD_NAMES[str(path)])
-    if str(path) in shipped_recipes() and not path.exists():
-        path = RECIPES / f"{path}.yaml"
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        names = ", ".join(shipped_recipes())
-        remedy = f"give a YAML recipe, or the name of a shipped one: {names}"
-        raise CxrsegError(path, "no such file", remedy) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        cause = f"not a YAML file ({error})"
-        raise CxrsegError(path, cause, "cxrseg-train --show-recipe prints one") from None
-    if not isinstance(data, dict):
-        cause = "a recipe is a mapping of settings"
-        raise CxrsegError(path, cause, "cxrseg-train --show-recipe prints one")
-    warn_of_old_names(path, rename_keys(data))
-    return data

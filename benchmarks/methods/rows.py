@@ -11,7 +11,8 @@ from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import Protocol
 from cxrseg.trainer.fit.checkpoint import MODEL
 from cxrseg.trainer.fit.run import Run
-from cxrseg.trainer.recipe import Recipe, read_recipe
+from cxrseg.trainer.recipe import Recipe
+from cxrseg.trainer.recipe_file import read_recipe
 
 Precision = Literal["fp32", "int8"]
 

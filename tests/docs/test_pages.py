@@ -17,7 +17,7 @@ from cxrseg.runtime.quality.rules import RULES, Rule
 from cxrseg.runtime.writers.report import make_report
 from cxrseg.runtime.writers.tables import COLUMNS
 from cxrseg.trainer import cli as trainer
-from cxrseg.trainer.recipe import shipped_recipes
+from cxrseg.trainer.recipe_file import shipped_recipes
 from helpers.dicom.patient import xray
 from helpers.paths import REPO
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cxrseg.trainer.recipe import Recipe, read_recipe
+from cxrseg.trainer.recipe import Recipe
+from cxrseg.trainer.recipe_file import read_recipe
 from helpers.drawing import phantoms
 from helpers.outcomes import Call, refused
 

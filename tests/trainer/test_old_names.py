@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from cxrseg.trainer.old_names import OLD_NAMES, rename_keys
-from cxrseg.trainer.recipe import Recipe, StageRecipe, read_recipe, shipped_recipes
+from cxrseg.trainer.recipe import Recipe, StageRecipe
+from cxrseg.trainer.recipe_file import read_recipe, shipped_recipes
 
 Call = Callable[..., Any]
 

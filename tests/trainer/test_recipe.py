@@ -10,7 +10,8 @@ import yaml
 
 import cxrseg.trainer
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.trainer.recipe import Recipe, read_recipe
+from cxrseg.trainer.recipe import Recipe
+from cxrseg.trainer.recipe_file import read_recipe
 
 SHIPPED = sorted((Path(cxrseg.trainer.__file__).parent / "recipes").glob("*.yaml"))
 
@@ -87,7 +88,7 @@ def test_bad_option_is_not_blamed_on_a_file() -> None:
     ("content", "cause"),
     [
         (b"model: [vit_t", "not a YAML file"),
-        (b"\xff\xfe\x00\x01", "not a YAML file"),
+        (b"\x89PNG\r\n\x1a\n\x00\x01", "not a YAML file"),
         (b"a: &x [*x]\n: : :", "not a YAML file"),
         (b"- model\n- vit_t\n", "mapping"),
         (b"just words", "mapping"),
@@ -104,7 +105,7 @@ def test_other_files_are_refused(content: bytes, cause: str, recipe_file: Path) 
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CxrsegError, match="no such file"):
         read_recipe(tmp_path / "none.yaml", {})
-    with pytest.raises(CxrsegError, match="not a YAML file"):
+    with pytest.raises(CxrsegError, match="is a folder"):
         read_recipe(tmp_path, {})
 
 
@@ -137,3 +138,58 @@ def test_a_file_of_that_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_there_are_shipped_recipes() -> None:
     assert SHIPPED
     assert files("cxrseg.trainer").joinpath("recipes").is_dir()
+
+
+ABSURD = {
+    "date": "seed: 2024-01-01",
+    "no date": "seed: 2024-13-45",
+    "5,000 digits": f"seed: {'9' * 5000}",
+    "4,000 digits": f"stage1: {{epochs: {'9' * 4000}}}",
+    "digits of devices": f"devices: {'9' * 4000}",
+    "infinite": "stage1: {lr: .inf}",
+    "beyond floats": "stage1: {lr: 1.0e+999}",
+    "not a number": "data: {balance: .nan}",
+    "infinite rank": "adapters: {orthogonality: .inf}",
+    "no ratio": "quantization: {min_sqnr: .nan}",
+    "processes": "data: {workers: 1000000000}",
+    "batch": "stage2: {batch_size: 1000000000}",
+    "channels": "{model: unet, unet: {channels: [1000000000, 8]}}",
+    "negative seed": "seed: -1",
+    "nested": "[" * 20_000,
+    "nested settings": f"data: {'{a: ' * 5000}1{'}' * 5000}",
+    "holds itself": "data: &a {where: *a}",
+    "doubled 30 times": "".join(
+        f"{name}: &{name} [{f'*{chr(ord(name) - 1)}, ' * 9}]\n" if name > "a" else "a: &a [1]\n"
+        for name in "abcdefghijklmnopqrstuvwxyz"
+    ),
+    "repeated": f"data: {{where: {{a: &a [{'1, ' * 9000}1], {'b: *a, ' * 2000}}}}}",
+    "many errors": f"data: {{where: {{a: [{'1, ' * 20_000}1]}}}}",
+    "Python's object": "!!python/object/apply:os.system [echo hi]",
+    "two documents": "seed: 1\n---\nseed: 2",
+    "date as a key": "{2024-01-01: 1}",
+    "large": "#" * 70_000,
+    "zeros": "seed: 3\0",
+}
+"""What a recipe could hold -> its text."""
+
+
+@pytest.mark.parametrize("text", ABSURD.values(), ids=ABSURD)
+def test_absurd_values_are_refused_in_one_line(text: str, recipe_file: Path) -> None:
+    recipe_file.write_text(text)
+    with pytest.raises(CxrsegError) as refused:
+        read_recipe(recipe_file, {})
+    message = str(refused.value)
+    assert message.startswith(f"{recipe_file}: ")
+    assert "\n" not in message and len(message) < 600
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_recipes_of_windows_editors(encoding: str, recipe_file: Path) -> None:
+    recipe_file.write_text("seed: 3  # größer\r\n", encoding=encoding)
+    assert read_recipe(recipe_file, {}).seed == 3
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/"])
+def test_what_is_no_file_is_refused(path: str) -> None:
+    with pytest.raises(CxrsegError, match=f"{path}: cannot be read"):
+        read_recipe(Path(path), {})

@@ -13,7 +13,7 @@ from cxrseg.benchmarks.cli import command as bench_command
 from cxrseg.export.cli import command as export_command
 from cxrseg.export.cli import recover_command
 from cxrseg.trainer.cli import command as train_command
-from cxrseg.trainer.recipe import RECIPES, read_recipe, shipped_recipes
+from cxrseg.trainer.recipe_file import RECIPES, read_recipe, shipped_recipes
 
 COMMANDS: dict[str, click.Command] = {
     "cxrseg-train": train_command,

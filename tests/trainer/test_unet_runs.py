@@ -15,7 +15,7 @@ import torch
 
 from cxrseg.trainer.fit.checkpoint import load
 from cxrseg.trainer.networks.unet import UNet
-from cxrseg.trainer.recipe import read_recipe
+from cxrseg.trainer.recipe_file import read_recipe
 
 Call = Callable[..., Any]
 

@@ -40,15 +40,15 @@ class AdapterConfig(BaseModel):
         interval: Steps between two allocations.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    init_rank: int = Field(12, ge=1)
+    init_rank: int = Field(12, ge=1, le=1024)
     target_rank: int = Field(8, ge=1)
-    alpha: int = Field(16, ge=1)
-    orthogonality: float = Field(0.003, ge=0)
+    alpha: int = Field(16, ge=1, le=65_536)
+    orthogonality: float = Field(0.003, ge=0, le=100)
     warmup: float = Field(0.1, ge=0, lt=1)
     final: float = Field(0.4, gt=0, lt=1)
-    interval: int = Field(10, ge=1)
+    interval: int = Field(10, ge=1, le=1_000_000)
 
     @model_validator(mode="after")
     def _possible(self) -> AdapterConfig:

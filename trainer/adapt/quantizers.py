@@ -42,7 +42,7 @@ class QuantizationConfig(BaseModel):
         max_dice_loss: Or where it costs more mean Dice than this.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     weight_bits: Literal[7, 8] = 7
     keep_float: tuple[str, ...] = ()
