@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -236,6 +237,10 @@ def program() -> NoReturn:
     orderly end of Python and ONNX Runtime a seventh. All files are closed by then. The thread that
     loads the model gets Python's lock within half a millisecond, not five, as it does by default.
     """
+    if not sys.warnoptions:
+        # What matters to the user of a file is told as a flag. Once for the process: a context in
+        # one thread would end that of another.
+        warnings.simplefilter("ignore")
     gc.disable()
     sys.setswitchinterval(5e-4)
     try:

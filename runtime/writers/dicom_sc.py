@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import highdicom as hd
 import numpy as np
 from highdicom.sr.coding import CodedConcept
@@ -41,26 +39,24 @@ def overlay_dcm(segmentation: Segmentation, picture: NDArray[np.uint8], origin: 
     Returns:
         The file, explicit little endian, uncompressed.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dataset = hd.sc.SCImage.from_ref_dataset(
-            ref_dataset=reference_dataset(segmentation, origin),
-            pixel_array=picture,
-            photometric_interpretation=hd.PhotometricInterpretationValues.RGB,
-            bits_allocated=8,
-            coordinate_system=hd.CoordinateSystemNames.PATIENT,
-            # highdicom demands an orientation; in the end the X-ray's own stands there.
-            patient_orientation=("L", "F"),
-            series_instance_uid=result_uid(segmentation, origin, "sc", "series"),
-            series_number=SERIES_NUMBER,
-            sop_instance_uid=result_uid(segmentation, origin, "sc", "instance"),
-            instance_number=1,
-            manufacturer=MARK,
-            manufacturer_model_name=segmentation.model,
-            software_versions=package_version(),
-            series_description=f"{MARK} overlay of lungs, {NOT_FOR_DIAGNOSIS}",
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-        )
+    dataset = hd.sc.SCImage.from_ref_dataset(
+        ref_dataset=reference_dataset(segmentation, origin),
+        pixel_array=picture,
+        photometric_interpretation=hd.PhotometricInterpretationValues.RGB,
+        bits_allocated=8,
+        coordinate_system=hd.CoordinateSystemNames.PATIENT,
+        # highdicom demands an orientation; in the end the X-ray's own stands there.
+        patient_orientation=("L", "F"),
+        series_instance_uid=result_uid(segmentation, origin, "sc", "series"),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=result_uid(segmentation, origin, "sc", "instance"),
+        instance_number=1,
+        manufacturer=MARK,
+        manufacturer_model_name=segmentation.model,
+        software_versions=package_version(),
+        series_description=f"{MARK} overlay of lungs, {NOT_FOR_DIAGNOSIS}",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
     for element in origin.pixels:
         dataset.add(element)
     # Both lungs: of a paired organ, no side is empty (PS3.3 C.7.3.1).

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import highdicom as hd
 import numpy as np
 from highdicom.color import CIELabColor
@@ -44,30 +42,28 @@ def lungs_dcm(segmentation: Segmentation, origin: Origin) -> bytes:
     """
     masks = np.stack([segmentation.mask == label.value for label in segmentation.labels], axis=-1)
     name = f"{MARK} lungs, {NOT_FOR_DIAGNOSIS}"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dataset = hd.seg.Segmentation(
-            source_images=[reference_dataset(segmentation, origin)],
-            pixel_array=masks[None],
-            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[
-                _segment(number, label, segmentation)
-                for number, label in enumerate(segmentation.labels, start=1)
-            ],
-            series_instance_uid=result_uid(segmentation, origin, "seg", "series"),
-            series_number=SERIES_NUMBER,
-            sop_instance_uid=result_uid(segmentation, origin, "seg", "instance"),
-            instance_number=1,
-            manufacturer=MARK,
-            manufacturer_model_name=segmentation.model,
-            software_versions=package_version(),
-            device_serial_number=segmentation.model_sha256,
-            content_label="LUNGS",
-            content_description=f"Lungs outlined by {MARK}, {NOT_FOR_DIAGNOSIS}",
-            series_description=name,
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            omit_empty_frames=False,
-        )
+    dataset = hd.seg.Segmentation(
+        source_images=[reference_dataset(segmentation, origin)],
+        pixel_array=masks[None],
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[
+            _segment(number, label, segmentation)
+            for number, label in enumerate(segmentation.labels, start=1)
+        ],
+        series_instance_uid=result_uid(segmentation, origin, "seg", "series"),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=result_uid(segmentation, origin, "seg", "instance"),
+        instance_number=1,
+        manufacturer=MARK,
+        manufacturer_model_name=segmentation.model,
+        software_versions=package_version(),
+        device_serial_number=segmentation.model_sha256,
+        content_label="LUNGS",
+        content_description=f"Lungs outlined by {MARK}, {NOT_FOR_DIAGNOSIS}",
+        series_description=name,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        omit_empty_frames=False,
+    )
     organization = result_uid(segmentation, origin, "seg", "dimensions")
     for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization

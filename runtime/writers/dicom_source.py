@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,14 +31,17 @@ SOP_CLASSES = (
 """Kinds of image that DICOM outputs are made for."""
 
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
-# What each may hold: the words that the standard defines, or numbers. Other text may be a name.
+# What each may hold, and how often: words that the standard defines. Other text may be a name.
 _ABOUT_PIXELS = {
-    "PatientOrientation": "[APRLHF]{1,3}",
-    "BurnedInAnnotation": "YES|NO",
-    "LossyImageCompression": "00|01",
-    "LossyImageCompressionRatio": r"[0-9.eE+]{1,16}",
-    "LossyImageCompressionMethod": "ISO_[0-9_]{1,12}",
+    "PatientOrientation": ("[APRLHF]{1,3}", 2),
+    "LossyImageCompression": ("00|01", 1),
+    "LossyImageCompressionMethod": (
+        "ISO_(10918_1|13818_2|14495_1|14496_10|15444_1|15444_15|18181_1|23008_2)",
+        9,
+    ),
 }
+_BURNED_IN, _RATIO = "BurnedInAnnotation", "LossyImageCompressionRatio"
+_MOST_RATIO = 1000
 
 _ASCII = ("", "ISO_IR 6", "ISO 2022 IR 6")
 
@@ -82,28 +85,25 @@ def read_origin(path: Path) -> Origin:
         CxrsegError: The file has no UID to refer to, is of another kind than `SOP_CLASSES`, or
             cannot be read.
     """
-    keywords = ["SpecificCharacterSet", *_UIDS, *IDENTITY, *_ABOUT_PIXELS]
-    # pydicom warns of whatever is not quite standard.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            dataset = read_file(path, keywords).dataset
-            sets = dataset.get("SpecificCharacterSet") or ""
-            dataset.decode()
-            identity = _identity(dataset)
-            pixels = _about_pixels(dataset)
-            uids = {keyword: str(dataset.get(keyword) or "") for keyword in _UIDS}
-        # On damaged files pydicom raises nearly any type.
-        except Exception as error:
-            # Its text may quote a patient's name.
-            cause = f"its patient and study cannot be read ({type(error).__name__})"
-            raise CxrsegError(path, cause, _AGAIN) from error
+    keywords = ["SpecificCharacterSet", *_UIDS, *IDENTITY, *_ABOUT_PIXELS, _BURNED_IN, _RATIO]
+    try:
+        dataset = read_file(path, keywords).dataset
+        sets = dataset.get("SpecificCharacterSet") or ""
+        dataset.decode()
+        identity = _identity(dataset)
+        pixels = _about_pixels(dataset)
+        uids = {keyword: str(dataset.get(keyword) or "") for keyword in _UIDS}
+    # On damaged files pydicom raises nearly any type.
+    except Exception as error:
+        # Its text may quote a patient's name.
+        cause = f"its patient and study cannot be read ({type(error).__name__})"
+        raise CxrsegError(path, cause, _AGAIN) from error
     for keyword, value in uids.items():
         if not _is_uid(value):
             cause = f"has no valid {keyword}, so a DICOM output could not refer to it"
             raise CxrsegError(path, cause, _AGAIN)
     if uids["SOPClassUID"] not in SOP_CLASSES:
-        name = uid.UID(uids["SOPClassUID"]).name
+        name = uid.UID_dictionary.get(uids["SOPClassUID"], ("a private one",))[0]
         cause = f"is of a kind that DICOM outputs are not made for ({name})"
         raise CxrsegError(path, cause, "leave seg and sc out of --format")
     if not isinstance(sets, str) or sets not in _ASCII:
@@ -127,12 +127,31 @@ def _identity(dataset: Dataset) -> Dataset:
 
 def _about_pixels(dataset: Dataset) -> Dataset:
     part = Dataset()
-    for keyword, pattern in _ABOUT_PIXELS.items():
-        value = dataset.get(keyword)
-        values = value if isinstance(value, MultiValue) else [value]
-        if all(re.fullmatch(pattern, str(x)) for x in values):
-            part.add(dataset[keyword])
+    for keyword, (pattern, most) in _ABOUT_PIXELS.items():
+        words = _words(dataset, keyword)
+        if 0 < len(words) <= most and all(re.fullmatch(pattern, word) for word in words):
+            setattr(part, keyword, words)
+    burned_in = _words(dataset, _BURNED_IN)
+    if burned_in:
+        # Whatever is not a plain no may be meant as a yes, in whatever language.
+        part.BurnedInAnnotation = "NO" if set(burned_in) == {"NO"} else "YES"
+    with suppress(ValueError):
+        ratios = [float(word) for word in _words(dataset, _RATIO)]
+        if ratios and all(1 <= ratio <= _MOST_RATIO for ratio in ratios):
+            part.LossyImageCompressionRatio = [f"{ratio:.3g}" for ratio in ratios]
     return part
+
+
+def _words(dataset: Dataset, keyword: str) -> list[str]:
+    """Return the values of an element as text in upper case; none where they cannot be read."""
+    try:
+        value = dataset.get(keyword)
+    # Of values that contradict their representation pydicom raises nearly any type.
+    except Exception:
+        return ["?"]
+    values = value if isinstance(value, MultiValue | list) else [value]
+    words = [str(x).strip("\0 ").upper() for x in values if x is not None]
+    return words if any(words) else []
 
 
 def _is_uid(value: str) -> bool:
@@ -172,9 +191,16 @@ def deidentified(origin: Origin) -> Origin:
         _replaced(origin.series),
         study,
         empty,
-        origin.pixels,
+        _without_ratio(origin.pixels),
         deidentified=True,
     )
+
+
+def _without_ratio(pixels: Dataset) -> Dataset:
+    """Return what may be told of pixels: no free number, which could be one of the patient's."""
+    part = Dataset()
+    part.update({tag: element for tag, element in pixels.items() if element.keyword != _RATIO})
+    return part
 
 
 def _replaced(original: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -124,17 +125,20 @@ def _dicom(
     from cxrseg.runtime.writers.dicom_seg import lungs_dcm
     from cxrseg.runtime.writers.dicom_source import deidentified, read_origin
 
-    origin = read_origin(source)
-    if deidentify:
-        if "sc" in formats and origin.pixels.get("BurnedInAnnotation") == "YES":
-            cause = "says that words are burned into its picture, which --deidentify leaves there"
-            raise CxrsegError(source, cause, "leave sc out of --format")
-        origin = deidentified(origin)
     contents: dict[Path, bytes] = {}
-    if "seg" in formats:
-        contents[outputs.seg] = lungs_dcm(segmentation, origin)
-    if "sc" in formats and picture is not None:
-        contents[outputs.sc] = overlay_dcm(segmentation, picture, origin)
+    # pydicom and highdicom warn of whatever is not quite standard in the X-ray, quoting its UIDs.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        origin = read_origin(source)
+        if deidentify:
+            if "sc" in formats and origin.pixels.get("BurnedInAnnotation") == "YES":
+                cause = "says that words are burned into its picture: --deidentify leaves them"
+                raise CxrsegError(source, cause, "leave sc out of --format")
+            origin = deidentified(origin)
+        if "seg" in formats:
+            contents[outputs.seg] = lungs_dcm(segmentation, origin)
+        if "sc" in formats and picture is not None:
+            contents[outputs.sc] = overlay_dcm(segmentation, picture, origin)
     return contents
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from helpers.dicom.dicom_outputs import WORDS, Write
-from helpers.dicom.patient import STUDY, references, xray
+from helpers.dicom.patient import STUDY, chest, references, xray
 
 pytest.importorskip("highdicom", reason="needs the extra dicom")
 
@@ -45,6 +45,74 @@ def test_words_in_the_wrong_place_are_not_passed_on(write: Write, xrays: Path) -
     write("--deidentify", PatientOrientation="JANE", LossyImageCompressionMethod="JANE")
     for name in ("x_lungs.dcm", "x_overlay.dcm"):
         assert b"JANE" not in (xrays / name).read_bytes()
+
+
+@pytest.mark.parametrize("value", ["yes", "Y", "YES ", ["YES", "YES"], ["NO", "YES"], "JA", "?"])
+def test_whatever_is_no_plain_no_may_be_burned_in(
+    run_cxrseg, model, xrays, write: Write, value: object
+) -> None:
+    assert write(BurnedInAnnotation=value)[1].BurnedInAnnotation == "YES"
+    for file in xrays.glob("x_*"):
+        file.unlink()
+    result = run_cxrseg(xrays / "x.dcm", "--format", "seg,sc", "--deidentify", *model)
+    assert result.code == 1 and "burned into" in result.err
+    assert list(xrays.glob("x_*")) == []
+
+
+def test_burned_in_number_refuses_the_picture(run_cxrseg, model, xrays) -> None:
+    dataset = chest()
+    dataset.add_new("BurnedInAnnotation", "US", 1)
+    dataset.save_as(xrays / "x.dcm", enforce_file_format=True)
+    result = run_cxrseg(xrays / "x.dcm", "--format", "sc", "--deidentify", *model)
+    assert result.code == 1 and "burned into" in result.err
+
+
+@pytest.mark.parametrize("value", ["no", "NO ", ["NO", "no"], "", None])
+def test_plain_no_is_passed_on(write: Write, value: object) -> None:
+    overlay = write("--deidentify", BurnedInAnnotation=value)[1]
+    assert overlay.get("BurnedInAnnotation") == ("NO" if value else None)
+
+
+NUMBERS = {
+    "a birth date": ["19700102", "4711"],
+    "a number in exponents": "1e9",
+    "a small number": "471.1",
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_free_numbers_are_not_passed_on(write: Write, kind: str) -> None:
+    ratio = NUMBERS[kind]
+    lossy = {"LossyImageCompression": "01", "LossyImageCompressionRatio": ratio}
+    method = {"LossyImageCompressionMethod": "ISO_19700102"}
+    for dataset in write("--deidentify", **lossy, **method):
+        assert dataset.LossyImageCompression == "01"
+        assert "LossyImageCompressionRatio" not in dataset
+        assert "LossyImageCompressionMethod" not in dataset
+    with_name = write(**lossy)[1].get("LossyImageCompressionRatio")
+    assert with_name == (471 if kind == "a small number" else None)
+
+
+def test_text_in_numbers_is_not_told(run_cxrseg, model, xrays) -> None:
+    for keyword in ("Rows", "BitsAllocated", "PlanarConfiguration", "RescaleSlope"):
+        dataset = chest()
+        dataset["PixelData"].VR = "OW"
+        dataset.add_new(keyword, "LO", "Doe^Jane")
+        dataset.save_as(xrays / "x.dcm", enforce_file_format=True)
+        result = run_cxrseg(xrays / "x.dcm", "--format", "json,seg,sc", "--deidentify", *model)
+        assert "Doe" not in result.out + result.err
+        for file in xrays.glob("x[._][jlo]*"):
+            assert b"Doe" not in file.read_bytes()
+
+
+@pytest.mark.parametrize("keyword", ["PhotometricInterpretation", "ViewPosition", "Modality"])
+def test_text_in_codes_is_not_told(run_cxrseg, model, xrays, keyword: str) -> None:
+    xray(xrays / "x.dcm", **{keyword: "JANE DOE"})
+    result = run_cxrseg(xrays / "x.dcm", "--format", "json,seg,sc", "--deidentify", *model)
+    assert "JANE" not in result.out + result.err
+    assert (result.code == 1) == (keyword == "PhotometricInterpretation")
+    for file in xrays.glob("x[._][jlo]*"):
+        assert b"JANE" not in file.read_bytes()
 
 
 def test_burned_in_words_are_told(run_cxrseg, model, xrays, write: Write) -> None:

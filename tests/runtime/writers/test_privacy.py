@@ -104,7 +104,10 @@ def test_dicom_takes_what_the_standard_demands_and_nothing_else(
 
 
 def test_deidentified_takes_nothing(run_cxrseg, model, xrays) -> None:
-    path = save(secretive(), xrays / "x.dcm")
+    dataset = secretive()
+    # Any other word refuses the picture.
+    dataset.BurnedInAnnotation = "NO"
+    path = save(dataset, xrays / "x.dcm")
     result = run_cxrseg(path, "--format", "png,json,seg,sc", "--deidentify", *model)
     assert (result.code, result.err) == (0, "")
     files = [file for file in xrays.iterdir() if file != path]
