@@ -143,7 +143,10 @@ def read_dice(path: Path, options: Options) -> tuple[dict[str, Any], dict[str, f
         data = record["data"]
         model = {"result": path.name, **data["model"]}
         told = {"protocol": data["settings"]["protocol"], "split": data["dataset"]["split"]}
-        images = json.loads(read_bytes(images_file(path)))["images"]
+        single = json.loads(read_bytes(images_file(path)))
+        if any(single.get(key) != record[key] for key in ("command", "date")):
+            raise ValueError(f"{images_file(path).name} is of another run")
+        images = single["images"]
         dice = {str(image["image"]): float(image["dice"]) for image in images}
         if not all(0 <= value <= 1 for value in dice.values()):
             raise ValueError("a Dice beyond 0 and 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,8 +71,13 @@ class Plot:
     shows_patients: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Return name, caption and whether patients are seen, for JSON."""
-        return {"name": self.name, "caption": self.caption, "shows_patients": self.shows_patients}
+        """Return name, caption, whether patients are seen, and the file's hash, for JSON."""
+        return {
+            "name": self.name,
+            "caption": self.caption,
+            "shows_patients": self.shows_patients,
+            "sha256": hashlib.sha256(self.png).hexdigest(),
+        }
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -158,7 +159,13 @@ def _figure(path: Path, entry: Any) -> Figure:
     # It becomes part of a path, so it must be nothing but a name.
     if not isinstance(name, str) or not _NAME.match(name):
         raise CxrsegError(path, "names a plot in a way that cannot be", "the plot is left out")
-    data = base64.b64encode(read_bytes(plot_file(path, name))).decode("ascii")
+    file = plot_file(path, name)
+    png = read_bytes(file)
+    digest = hashlib.sha256(png).hexdigest()
+    # Older results tell no hash.
+    if entry.get("sha256", digest) != digest:
+        raise CxrsegError(file, f"is of another run than {path.name}", "make the result again")
+    data = base64.b64encode(png).decode("ascii")
     return Figure(
         f"data:image/png;base64,{data}",
         str(entry.get("caption", "")),

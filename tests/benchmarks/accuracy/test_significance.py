@@ -112,6 +112,7 @@ def changed(result: Path, change: Callable[[Any, Any], object]) -> None:
         (lambda _, images: images.pop(), "lacks the image images/4.png"),
         (lambda r, _: r.update(benchmark="latency"), "no accuracy result"),
         (lambda _, images: images[0].update(dice=7), "no accuracy result"),
+        (lambda r, _: r.update(date="2026-01-01T00:00:00+00:00"), "is of another run"),
         (lambda r, _: r["data"]["settings"].update(protocol="whole"), "--protocol whole"),
         (lambda r, _: r["data"]["dataset"].update(split="val"), "--split val"),
     ],

@@ -127,6 +127,15 @@ def test_damaged_results_cost_none_of_the_others(bench: Bench, folder: Path) -> 
     assert "source 1" in text and "broken.json" in text
 
 
+def test_a_plot_of_another_run_is_not_shown(bench: Bench, folder: Path) -> None:
+    """As a kill among the files of a result, or two runs at the same time, can leave it."""
+    record(folder / "ssim.json")
+    (folder / "ssim-line.png").write_bytes((RESULTS / "ranks-heatmap.png").read_bytes())
+    done = bench("report", folder)
+    assert done.code == 0 and "ssim-line.png: is of another run than ssim.json" in done.err
+    assert Page((folder / "report.html").read_text()).tags.count("img") == 0
+
+
 def test_wrong_folders_and_pages(bench: Bench, folder: Path, tmp_path: Path) -> None:
     for args, words in (
         ((folder,), "holds no result"),
