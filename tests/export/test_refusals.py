@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 
 from cxrseg.export.graph import compile as compiling
 from cxrseg.export.graph.passes import fold_weights
@@ -64,6 +65,35 @@ class TestRefusals:
         monkeypatch.setattr(compiling, "fold_weights", damage)
         with pytest.raises(CxrsegError, match="masks agree on"):
             export(tmp_path / "m.onnx")
+
+    @pytest.mark.parametrize("precision", ["int8", "fp32"])
+    def test_a_network_of_nan_leaves_no_file(
+        self, call_here: Call, fine_run: Path, tmp_path: Path, precision: str
+    ) -> None:
+        """Its masks agree, since nothing is as large as itself."""
+        data = torch.load(fine_run / "model.ckpt", weights_only=True)
+        for value in data["state_dict"].values():
+            if value.is_floating_point():
+                value.fill_(float("nan"))
+        path = tmp_path / "model.ckpt"
+        torch.save(data, path)
+        done = call_here("export", path, "--precision", precision, "-o", tmp_path / "m.onnx")
+        assert done.code == 1 and "its weights are not all numbers" in done.err
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_network_that_overflows_leaves_no_file(
+        self, export: Export, base_run: Path, tmp_path: Path
+    ) -> None:
+        """Its weights are numbers, and what it makes of them is not."""
+        path = tmp_path / "model.ckpt"
+        data = torch.load(base_run / "model.ckpt", weights_only=True)
+        for name, value in data["state_dict"].items():
+            if "output_hypernetworks_mlps" in name:
+                value.fill_(3e38)
+        torch.save(data, path)
+        with pytest.raises(CxrsegError, match="values that are not numbers; train again"):
+            export(tmp_path / "m.onnx", path, precision="fp32")
+        assert list(tmp_path.iterdir()) == [path]
 
     def test_missing_checkpoint(self, call_here: Call, tmp_path: Path) -> None:
         done = call_here("export", tmp_path / "none.ckpt")

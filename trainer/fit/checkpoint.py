@@ -8,11 +8,13 @@ network around them. Read with ``weights_only=True``, so a hostile file cannot r
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.preprocess import Preprocessing
@@ -31,7 +33,7 @@ from cxrseg.trainer.networks.build import (
     require_sam,
 )
 from cxrseg.trainer.networks.lungsam import LungSAM
-from cxrseg.trainer.networks.sam import read_torch_file
+from cxrseg.trainer.networks.torch_file import read_torch_file
 
 FORMAT = "cxrseg-checkpoint"
 FORMAT_VERSION = 2
@@ -239,16 +241,52 @@ def load(path: Path) -> Loaded:
             for name, value in checkpoint["state_dict"].items()
             if name.startswith(PREFIX)
         }
-        model = build(description)
-        model.load_state_dict(state)
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as e:
+        model = _filled(description, state)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as e:
         raise CxrsegError(
             path,
             f"not a checkpoint of cxrseg-train ({' '.join(str(e).split())[:200]})",
             "give the model.ckpt of a run",
         ) from None
+    require_numbers(state, path)
     model.eval()
     set_mode(model, "quantize")
     with open_file(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Loaded(model, description, digest)
+
+
+def _filled(description: Description, state: dict[str, Tensor]) -> Network:
+    """Build a network with these weights.
+
+    It is built without memory first, since a description may ask for any size, and the weights are
+    known to be no larger than their file.
+
+    Raises:
+        ValueError: The weights are not those of the network.
+    """
+    with torch.device("meta"):
+        wanted = {name: value.shape for name, value in build(description).state_dict().items()}
+    stored = {name: value.shape for name, value in state.items()}
+    odd = sorted(name for name in {*wanted, *stored} if wanted.get(name) != stored.get(name))
+    if odd:
+        raise ValueError(f"{len(odd)} weights are missing, unknown or of another shape: {odd[0]}")
+    model = build(description)
+    model.load_state_dict(state)
+    return model
+
+
+def require_numbers(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights of which no network can make a mask.
+
+    Args:
+        state: Name -> weight.
+        path: The file, for the message.
+
+    Raises:
+        CxrsegError: One is NaN or infinite.
+    """
+    for name, value in state.items():
+        if not value.isfinite().all():
+            cause = f"its weights are not all numbers ({name}): the training diverged"
+            raise CxrsegError(path, cause, "train again, with a lower learning rate")

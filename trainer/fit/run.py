@@ -13,7 +13,7 @@ from cxrseg.runtime.files.atomic import atomic_write
 from cxrseg.runtime.files.opening import place_of
 from cxrseg.trainer.data.samples import Sample, of_split, read_sources
 from cxrseg.trainer.fit.checkpoint import MODEL
-from cxrseg.trainer.networks.sam import read_torch_file
+from cxrseg.trainer.networks.torch_file import read_torch_file
 from cxrseg.trainer.old_names import rename_keys
 from cxrseg.trainer.recipe import Recipe, StageChoice, StageRecipe
 

@@ -40,7 +40,8 @@ from cxrseg.trainer.fit.start import model_soup, start_from
 from cxrseg.trainer.fit.training import LAST, count_steps, run_stage
 from cxrseg.trainer.networks.build import AnyArchitecture, Network
 from cxrseg.trainer.networks.lungsam import LungSAM, freeze
-from cxrseg.trainer.networks.sam import ARCHITECTURES, read_torch_file
+from cxrseg.trainer.networks.sam import ARCHITECTURES
+from cxrseg.trainer.networks.torch_file import read_torch_file
 from cxrseg.trainer.networks.unet import UNetArchitecture
 from cxrseg.trainer.recipe import Recipe, StageRecipe
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.trainer.adapt.adapters import merge_adapters
 from cxrseg.trainer.adapt.quantization import unquantize
-from cxrseg.trainer.fit.checkpoint import Description, build, load
+from cxrseg.trainer.fit.checkpoint import Description, build, load, require_numbers
 from cxrseg.trainer.networks.build import Network, require_sam
 from cxrseg.trainer.networks.lungsam import LungSAM, load_official, load_weights
-from cxrseg.trainer.networks.sam import read_torch_file
+from cxrseg.trainer.networks.torch_file import read_torch_file
 
 
 def float_state(model: LungSAM) -> dict[str, Tensor]:
@@ -82,6 +82,7 @@ def start_from(path: Path, description: Description) -> tuple[Network, int | Non
             remedy = "give the model.ckpt of a U-Net, or leave --checkpoint out"
             raise CxrsegError(path, cause, remedy)
         load_official(model, path)
+        require_numbers(model.state_dict(), path)
         return model, None
     start = load(path)
     if isinstance(model, LungSAM):

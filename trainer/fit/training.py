@@ -24,7 +24,7 @@ from cxrseg.trainer.fit.module import DEVICES, Task
 from cxrseg.trainer.fit.report import StageReport
 from cxrseg.trainer.fit.run import Run
 from cxrseg.trainer.networks.lungsam import count_parameters
-from cxrseg.trainer.networks.sam import read_torch_file
+from cxrseg.trainer.networks.torch_file import read_torch_file
 from cxrseg.trainer.recipe import Recipe, StageRecipe
 
 LAST = "last.ckpt"

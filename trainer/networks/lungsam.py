@@ -13,7 +13,8 @@ from cxrseg.runtime.core.labels import label_named
 from cxrseg.trainer.networks.decoder import decode, embed_prompt
 from cxrseg.trainer.networks.encoder import encode
 from cxrseg.trainer.networks.layers import GrayPatchEmbed
-from cxrseg.trainer.networks.sam import Architecture, build_sam, read_torch_file, resize_positions
+from cxrseg.trainer.networks.sam import Architecture, build_sam, resize_positions
+from cxrseg.trainer.networks.torch_file import read_torch_file
 
 ATTENTION_OPERANDS = ("query", "key", "probability", "value")
 """Inputs of the encoder's two attention products, where quantizers can be put."""

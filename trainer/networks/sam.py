@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import pickle
 import sys
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.files.opening import open_file
+from cxrseg.trainer.networks.sizes import MAX_BLOCKS, MAX_WIDTH, require_whole
+
+DECODER_HEADS = 8
+"""Attention heads of the mask decoder."""
 
 PATCH = 16
 """Side of a patch in pixels; the encoder's grid has S / 16 cells a side."""
@@ -46,6 +45,9 @@ class Architecture:
         relative_positions: Whether attention adds SAM's decomposed relative positions.
         activation: Of the encoder's MLPs: ``gelu`` as in Meta's networks, or ``relu``, which costs
             integer kernels nothing.
+
+    Raises:
+        ValueError: There is no such network, or it is far larger than any that is known.
     """
 
     name: str
@@ -58,6 +60,19 @@ class Architecture:
     decoder_mlp: int = 2048
     relative_positions: bool = True
     activation: Literal["gelu", "relu"] = "gelu"
+
+    def __post_init__(self) -> None:
+        require_whole("depth", self.depth, 1, MAX_BLOCKS)
+        require_whole("heads", self.heads, 1, MAX_BLOCKS)
+        require_whole("window", self.window, 0, MAX_WIDTH)
+        for name in ("embed_dim", "decoder_dim", "decoder_mlp"):
+            require_whole(name, getattr(self, name), 1, MAX_WIDTH)
+        for block in self.global_blocks:
+            require_whole("a block with global attention", block, 0, self.depth - 1)
+        if self.embed_dim % self.heads or self.decoder_dim % (2 * DECODER_HEADS):
+            raise ValueError("its widths are not multiples of its heads")
+        if self.activation not in ("gelu", "relu") or not isinstance(self.name, str):
+            raise ValueError("its name or its activation is not known")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data (lists, ints, strings) for a checkpoint."""
@@ -143,7 +158,10 @@ def build_sam(architecture: Architecture, image_size: int) -> nn.Module:
         mask_decoder=sam.MaskDecoder(
             transformer_dim=dim,
             transformer=sam.TwoWayTransformer(
-                depth=2, embedding_dim=dim, num_heads=8, mlp_dim=architecture.decoder_mlp
+                depth=2,
+                embedding_dim=dim,
+                num_heads=DECODER_HEADS,
+                mlp_dim=architecture.decoder_mlp,
             ),
             iou_head_hidden_dim=dim,
         ),
@@ -184,25 +202,3 @@ def resize_positions(state: dict[str, Tensor], model: nn.Module) -> dict[str, Te
             row = F.interpolate(table.T.unsqueeze(0), size=target.shape[0], mode="linear")
             fitted[name] = row.squeeze(0).T
     return fitted
-
-
-def read_torch_file(path: Path) -> Any:
-    """Read a file written by ``torch.save`` without running any code in it.
-
-    Raises:
-        CxrsegError: The file is missing, is no such file, or holds more than plain data.
-    """
-    try:
-        with open_file(path) as file:
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CxrsegError(path, "no such file", "check the path of the checkpoint") from None
-    except OSError as error:
-        cause = f"cannot be read ({error.strerror or error})"
-        raise CxrsegError(path, cause, "check the path and the permissions") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CxrsegError(
-            path,
-            f"not a checkpoint that can be read safely ({type(error).__name__})",
-            "give a model.ckpt of cxrseg-train or an official sam_vit_*.pth",
-        ) from None

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import label_named
+from cxrseg.trainer.networks.sizes import MAX_BLOCKS, MAX_WIDTH, require_whole
 
 NAME = "unet"
 """What recipes and checkpoints call this network."""
@@ -29,9 +30,17 @@ class UNetArchitecture:
 
     Attributes:
         channels: Of the levels, the finest first; each level but the first halves the image's side.
+
+    Raises:
+        ValueError: There is no such network, or it is far larger than any that is known.
     """
 
     channels: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        require_whole("the number of levels", len(self.channels), 2, MAX_BLOCKS)
+        for number in self.channels:
+            require_whole("a number of channels", number, 1, MAX_WIDTH)
 
     @property
     def name(self) -> str:
@@ -45,7 +54,7 @@ class UNetArchitecture:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> UNetArchitecture:
         """Rebuild from `to_dict`."""
-        return cls(tuple(int(number) for number in data["channels"]))
+        return cls(tuple(data["channels"]))
 
 
 class UNet(nn.Module):
