@@ -44,17 +44,19 @@ def read_torch_file(path: Path) -> Any:
             take far more memory than its own size.
     """
     try:
-        with open_file(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            _check_records(file, size)
-            file.seek(0)
-            data = torch.load(file, map_location="cpu", weights_only=True)
-        _check_plain(data, size)
+        file = open_file(path)
     except FileNotFoundError:
         raise CxrsegError(path, "no such file", "check the path of the checkpoint") from None
     except OSError as error:
         cause = f"cannot be read ({error.strerror or error})"
         raise CxrsegError(path, cause, "check the path and the permissions") from None
+    try:
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            _check_records(file, size)
+            file.seek(0)
+            data = torch.load(file, map_location="cpu", weights_only=True)
+        _check_plain(data, size)
     # A damaged file may raise anything in the reader.
     except Exception as error:
         detail = " ".join(str(error).split())[:200] if type(error) is ValueError else ""

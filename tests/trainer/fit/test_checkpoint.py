@@ -137,7 +137,7 @@ def test_truncated_file_is_refused(share: float, finished: tuple[Path, LungSAM])
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CxrsegError, match="no such file"):
         load(tmp_path / "none.ckpt")
-    with pytest.raises(CxrsegError, match="not a checkpoint"):
+    with pytest.raises(CxrsegError, match="it is a folder"):
         load(tmp_path)
 
 

@@ -97,7 +97,7 @@ def sparse(data: dict[str, Any]) -> None:
         (described(version=laughing(20)), "more than 200000 objects"),
         (described(metrics={str(n): 1.0 for n in range(200_000)}), "more than 200000 objects"),
         (described(preprocessing={"size": 10**6, "low": 0, "high": 1}), "size 1000000"),
-        (described(adapters={"init_rank": 10**9, "target_rank": 1}), "weights are missing"),
+        (described(adapters={"init_rank": 10**9, "target_rank": 1}), "AdapterConfig"),
         (repeated, "larger than what is stored"),
         (shared, "its weights are larger than the file"),
         (sparse, "not stored plainly"),
