@@ -22,14 +22,19 @@ TOLERANCE = 28.0
 FLAT = 2
 """Largest difference between neighbors in an area of one color."""
 
-MAX_STRAY_AREA = 0.002
-"""Largest share of the picture that areas of other colors than the labels' may fill."""
+MAX_STRAY = 0.002
+"""Largest share of pixels of other colors that fill areas or lie away from edges, in a mask."""
 
-MAX_ODD = 0.1
-"""Largest share of pixels between the labels' colors, as edges have them, in a mask."""
+MAX_ODD = 0.5
+"""Largest share of pixels of other colors at all: in noise every pixel lies at an edge."""
 
 MAX_BLENDED = 0.001
 """The same where a blend of two labels looks like a third."""
+
+EDGE = 0.015
+"""How far a smoothed edge reaches, as a share of the longer side; as JPEG's blocks at least."""
+
+_BLOCK = 8
 
 VISIBLE = 64
 """Least brightest channel of a color that is seen on black."""
@@ -133,7 +138,7 @@ class Reading:
     Attributes:
         labels: uint8 [H, W], each pixel the label of the nearest color.
         odd: Share of pixels that have none of the scheme's colors.
-        stray: Share of pixels in areas of one other color.
+        stray: Share of those that fill an area of one color, or lie away from all edges.
     """
 
     labels: NDArray[np.uint8]
@@ -143,7 +148,7 @@ class Reading:
     @property
     def fits(self) -> bool:
         """Whether the other colors are those of edges alone."""
-        return self.odd <= MAX_ODD and self.stray <= MAX_STRAY_AREA
+        return self.odd <= MAX_ODD and self.stray <= MAX_STRAY
 
 
 def read_as(picture: NDArray[np.uint8], scheme: Scheme) -> Reading:
@@ -154,7 +159,11 @@ def read_as(picture: NDArray[np.uint8], scheme: Scheme) -> Reading:
     else:
         nearest, far = _nearest(picture, scheme)
     labels = np.array(scheme.values, np.uint8)[nearest]
-    return Reading(labels, float(far.mean()), float((far & flat(picture)).mean()))
+    reach = max(_BLOCK, round(EDGE * max(labels.shape)))
+    around = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    away = cv2.dilate(labels, around) == cv2.erode(labels, around)
+    stray = far & (flat(picture) | away)
+    return Reading(labels, float(far.mean()), float(stray.mean()))
 
 
 def _nearest(colors: NDArray[Any], scheme: Scheme) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
@@ -181,7 +190,7 @@ def colors_of(picture: NDArray[np.uint8]) -> list[str] | None:
     if len(areas) < picture.shape[0] * picture.shape[1] / 2:
         return None
     values, counts = np.unique(areas, axis=0, return_counts=True)
-    order = [i for i in np.argsort(-counts) if counts[i] > MAX_STRAY_AREA * len(areas)]
+    order = [i for i in np.argsort(-counts) if counts[i] > MAX_STRAY * len(areas)]
     if not 0 < len(order) <= MAX_COLORS:
         return None
     if picture.ndim == 2:

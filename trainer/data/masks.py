@@ -18,8 +18,7 @@ from cxrseg.runtime.readers.raster.picture import Picture
 from cxrseg.trainer.data.colors import (
     MAX_BLENDED,
     MAX_COLORS,
-    MAX_ODD,
-    MAX_STRAY_AREA,
+    MAX_STRAY,
     VISIBLE,
     Reading,
     colors_of,
@@ -39,6 +38,9 @@ CRUMBS = 0.02
 
 MAX_LABEL = 2
 """Largest value of a label map."""
+
+MAX_PARTLY = 0.2
+"""Largest share of pixels that are neither clear nor as opaque as the drawing, as at edges."""
 
 _GRAY = 16
 """Channels that differ by less make a gray: JPEG changes them a little."""
@@ -109,7 +111,7 @@ def _drawn(picture: Picture, path: Path) -> tuple[NDArray[Any], float | None]:
         return picture.pixels, None
     top = int(alpha.max())
     partly = (alpha > top // 8) & (alpha < top - top // 8)
-    if not top or (partly & flat(alpha)).mean() > MAX_STRAY_AREA or partly.mean() > MAX_ODD:
+    if not top or (partly & flat(alpha)).mean() > MAX_STRAY or partly.mean() > MAX_PARTLY:
         cause = "is transparent in several degrees" if top else "is transparent all over"
         raise CxrsegError(path, cause, _PLAIN)
     pixels = picture.pixels.copy()
@@ -130,8 +132,8 @@ def _read(pixels: NDArray[Any], lossy: bool, told: ColorRecipe | None, path: Pat
     schemes = [told_scheme(told)] if told else []
     if not _has_small_and_large(pixels):
         schemes += schemes_for(picture)
-    for scheme in schemes:
-        reading = read_as(picture, scheme)
+    readings = [(scheme, read_as(picture, scheme)) for scheme in schemes]
+    for scheme, reading in readings:
         if reading.fits and reading.labels.any():
             if reading.odd > MAX_BLENDED and scheme.blends_mislead:
                 cause = "its label values are blended where they meet, and a blend is another label"
@@ -160,7 +162,7 @@ def _has_small_and_large(pixels: NDArray[Any]) -> bool:
         return False
     counts = np.bincount(pixels.ravel())
     small = counts[1 : MAX_LABEL + 1].sum()
-    return bool(np.count_nonzero(counts) <= MAX_COLORS and small > MAX_STRAY_AREA * pixels.size)
+    return bool(np.count_nonzero(counts) <= MAX_COLORS and small > MAX_STRAY * pixels.size)
 
 
 def _whole_numbers(pixels: NDArray[Any], path: Path) -> NDArray[Any]:

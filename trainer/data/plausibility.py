@@ -57,11 +57,11 @@ def oddities(
         is_map: Whether the file tells the lungs apart itself.
 
     Returns:
-        A few words for each reason; none where all is as usual.
+        A few words for each reason, the most telling first; none where all is as usual.
     """
     union = labels > 0
     area = float(union.mean())
-    found = []
+    found = _odd_fit(union, pixels, area)
     if not AREA[0] <= area <= AREA[1]:
         found.append("it fills much less or more of the image than lungs do")
     border = np.concatenate([union[0], union[-1], union[:, 0], union[:, -1]])
@@ -72,7 +72,7 @@ def oddities(
         found.append("it lies in one half of the image")
     if is_map:
         found += _odd_sides(labels)
-    return (*found, *_odd_fit(union, pixels, area))
+    return tuple(found)
 
 
 def _odd_sides(labels: NDArray[np.uint8]) -> list[str]:

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import LABELS
 from cxrseg.runtime.core.preprocess import window
-from cxrseg.runtime.files.atomic import atomic_write
+from cxrseg.runtime.files.atomic import atomic_write, prepare_folder
 from cxrseg.runtime.files.own_files import MARK, is_ours
 from cxrseg.runtime.readers import read
 from cxrseg.trainer.data.check import Finding
@@ -73,6 +73,7 @@ def write_sheet(findings: Sequence[Finding], path: Path) -> int:
     rows = [np.concatenate(tiles[i : i + _COLUMNS], 1) for i in range(0, len(tiles), _COLUMNS)]
     note = PngInfo()
     note.add_text("Software", f"{MARK}-train")
+    prepare_folder(path.parent)
     with atomic_write(path) as temporary:
         Image.fromarray(np.concatenate(rows)).save(temporary, "PNG", pnginfo=note)
     return len(chosen)
