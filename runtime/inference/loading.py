@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -114,6 +115,9 @@ class Loading:
 
         data = read_bytes(self.path)
         sha256 = hashlib.sha256(data).hexdigest()
+        # It brings numpy, which two threads must not import at once: one would find it half made.
+        # The command, too, imports ONNX Runtime first, so whoever is second waits for all of it.
+        import_module("onnxruntime")
         card, reference = read_card(self.path, data)
         # The file that ships is known to the last byte; any other is looked through.
         if sha256 != SHIPPED_SHA256:

@@ -76,7 +76,7 @@ def test_a_watcher_goes_on_and_does_what_failed_again(model, xrays, tmp_path) ->
     code = (
         "import errno\n"
         "from cxrseg.runtime.batch import watcher\n"
-        "from cxrseg.runtime.files import atomic\n"
+        "from pathlib import Path\n"
         "from cxrseg.runtime.writers import table_files\n"
         "watcher.RETRY_S = 0.2\n"
         "def full_for(function, times):\n"
@@ -86,7 +86,7 @@ def test_a_watcher_goes_on_and_does_what_failed_again(model, xrays, tmp_path) ->
         "        if times >= 0: raise OSError(errno.ENOSPC, 'No space left on device')\n"
         "        return function(*args, **kwargs)\n"
         "    return instead\n"
-        "atomic._place_together = full_for(atomic._place_together, 3)\n"
+        "Path.replace = full_for(Path.replace, 3)\n"
         "table_files._append = full_for(table_files._append, 2)\n"
     )
     line = [sys.executable, "-c", code + MAIN, "--watch", str(xrays), "-o", str(out), *model]
