@@ -153,7 +153,8 @@ _many, _watching = _option("Many images"), _option("Watching folders")
     "-v",
     "--verbose",
     is_flag=True,
-    help="Name the files that were left out of folders, and why. Their number is always told.",
+    help="Name the files that were left out of folders, and why. Their number is always told,"
+    " unless cxrseg wrote all of them.",
 )
 @_watching(
     "--watch",

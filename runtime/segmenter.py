@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrseg.runtime.core.borders import Box, inside_borders
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.labels import PROTOCOLS, Label, Protocol, labels_of
+from cxrseg.runtime.core.labels import BACKGROUND, PROTOCOLS, Label, Protocol, labels_of
 from cxrseg.runtime.core.orientation import UPRIGHT
 from cxrseg.runtime.core.preprocess import preprocess
 from cxrseg.runtime.core.radiograph import Radiograph, check_size, to_unit
 from cxrseg.runtime.core.segmentation import Segmentation
 from cxrseg.runtime.inference.devices import AUTO, PROVIDERS
 from cxrseg.runtime.inference.loading import LoadedModel, Loading
-from cxrseg.runtime.inference.postprocess import clean_components, label_mask, upsample
+from cxrseg.runtime.inference.postprocess import clean_components, native_mask
 from cxrseg.runtime.inference.running import run_model
 from cxrseg.runtime.models.shipped import default_model
 from cxrseg.runtime.quality.assess import assess, not_assessed
@@ -128,7 +129,9 @@ class Segmenter:
         # Sides are learned from where a lung stands, so the network sees every chest upright.
         orientation = radiograph.orientation or UPRIGHT
         upright = radiograph.upright
-        batch = preprocess(upright, self.model.card.preprocessing)[None, None]
+        box = inside_borders(upright)
+        content = upright[box]
+        batch = preprocess(content, self.model.card.preprocessing)[None, None]
         timings["preprocess"] = _since(start)
 
         start = perf_counter()
@@ -138,21 +141,17 @@ class Segmenter:
 
         start = perf_counter()
         cleaned = clean_components(logits[self._channels], self.labels)
-        native = [upsample(channel, upright.shape) for channel in cleaned]
-        mask = label_mask(native, self.labels)
+        mask = np.full(upright.shape, BACKGROUND, dtype=np.uint8)
+        mask[box], probability = native_mask(cleaned, self.labels, content.shape)
         area = {x.name: int(np.count_nonzero(mask == x.value)) for x in self.labels}
-        probability = {
-            label.name: _mean_probability(native[i][mask == label.value])
-            for i, label in enumerate(self.labels)
-        }
-        shares = {name: pixels / mask.size for name, pixels in area.items()}
+        shares = {name: pixels / content.size for name, pixels in area.items()}
         others = {
             protocol: clean_components(logits[channels], labels_of(protocol))
             for protocol, channels in self._others.items()
         }
         prediction = Prediction(cleaned, self.labels, shares, others)
         known = radiograph.flags
-        flags = known + assess(upright, prediction, self.reference, known)
+        flags = known + assess(content, prediction, self.reference, known)
         raised = {flag.code for flag in flags}
         timings["postprocess"] = _since(start)
 
@@ -172,7 +171,7 @@ class Segmenter:
             provider=self.model.provider,
             spacing=spacing,
             timings=timings,
-            provenance=dict(radiograph.provenance),
+            provenance={**radiograph.provenance, **_cropped(box, upright.shape)},
         )
 
 
@@ -201,6 +200,15 @@ def _since(start: float) -> float:
     return (perf_counter() - start) * 1000
 
 
+def _cropped(box: Box, size: tuple[int, ...]) -> dict[str, str]:
+    """Tell for the result which part of an upright image was looked at, if not all of it."""
+    rows, columns = box
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    if (height, width) == size:
+        return {}
+    return {"content": f"{width} x {height} pixels from column {columns.start}, row {rows.start}"}
+
+
 def _from_array(pixels: NDArray[Any]) -> Radiograph:
     pixels = np.asarray(pixels)
     if pixels.ndim != 2 or pixels.dtype.kind not in "buif":
@@ -209,11 +217,3 @@ def _from_array(pixels: NDArray[Any]) -> Radiograph:
     height, width = pixels.shape
     check_size(height, width, "array")
     return Radiograph(to_unit(pixels), provenance={"format": "array", "mode": str(pixels.dtype)})
-
-
-def _mean_probability(logits: NDArray[np.float32]) -> float | None:
-    """Return the mean sigmoid, or None where there are no pixels."""
-    if logits.size == 0:
-        return None
-    # Inside a lung every logit is positive, so exp cannot overflow.
-    return float(np.mean(1 / (1 + np.exp(-logits)), dtype=np.float64))

@@ -37,7 +37,7 @@ def describe_left_out(left_out: Sequence[LeftOut]) -> str:
     """Return the line on the terminal of what a search left out."""
     counts = Counter(each.reason for each in left_out)
     reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-    return f"{len(left_out)} left out: {reasons}; -v names them"
+    return f"{len(left_out)} left out: {reasons}; -v names them" if left_out else "none left out"
 
 
 @contextmanager

@@ -198,11 +198,16 @@ def _report_not_assessed(segmenter: Segmenter, refuse: bool) -> None:
 
 
 def _report_left_out(left_out: Sequence[LeftOut], verbose: bool) -> None:
-    """Say how many files a search left out and why, and which if `verbose`."""
+    """Say how many files a search left out and why, and which if `verbose`.
+
+    That it left out cxrseg's own files, and no others, is told if `verbose`.
+    """
+    from cxrseg.runtime.readers.folders import OURS
+
     if verbose:
         for each in left_out:
             echo(f"{each.path}: left out ({each.reason})", err=True)
-    if left_out:
+    if verbose or any(each.reason != OURS for each in left_out):
         echo(describe_left_out(left_out), err=True)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrseg.runtime.core.borders import inside_borders
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.flags import Flag
 from cxrseg.runtime.core.orientation import UPRIGHT, Orientation
@@ -68,6 +69,12 @@ class Radiograph:
         """The pixels with the head up and the patient's left on the right, C-contiguous."""
         orientation = self.orientation or UPRIGHT
         return np.ascontiguousarray(orientation.upright(self.pixels))
+
+    @property
+    def content(self) -> NDArray[np.float32]:
+        """The upright pixels inside uniform borders, which the network sees."""
+        upright = self.upright
+        return upright[inside_borders(upright)]
 
 
 def check_size(height: int, width: int, subject: str | os.PathLike[str]) -> None:

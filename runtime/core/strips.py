@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 STRIP_PIXELS = 1 << 22
 """Pixels that are worked on at once; an ordinary X-ray is one or two strips."""
 
 
 def strips(height: int, width: int) -> Iterator[slice]:
-    """Give the rows of an image in slices of about `STRIP_PIXELS` pixels, from the top."""
-    rows = max(1, STRIP_PIXELS // max(1, width))
-    return (slice(start, min(start + rows, height)) for start in range(0, height, rows))
+    """Give the rows of an image in slices of the same size, `STRIP_PIXELS` pixels at most."""
+    count = min(height, -(-height * width // STRIP_PIXELS))
+    bounds = [i * height // count for i in range(count + 1)] if count else []
+    return (slice(start, stop) for start, stop in pairwise(bounds))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrseg.runtime.core.labels import BACKGROUND, Label
+from cxrseg.runtime.core.strips import strips
 
 SPECK = 0.15
 """A piece below this share of its lung's largest piece is a speck, if it lies apart as well."""
@@ -53,6 +54,48 @@ def label_mask(logits: Sequence[NDArray[np.float32]], labels: Sequence[Label]) -
         raise ValueError("logits of a mask are not finite")
     mask[best <= 0] = BACKGROUND
     return mask
+
+
+def native_mask(
+    logits: Sequence[NDArray[np.float32]], labels: Sequence[Label], size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], dict[str, float | None]]:
+    """Upsample logits as `upsample` does, and label them as `label_mask` does.
+
+    In strips, since the logits of a large image take several times its size. They are upright:
+    upsampled down the columns alone, a part has the same values as the whole, to the last bit.
+
+    Args:
+        logits: One float32 [h, w] for each label.
+        labels: The labels, in the order of `logits`.
+        size: (height, width) of the mask.
+
+    Returns:
+        uint8 [H, W] of label values; label name -> mean probability inside, None where it is
+        nowhere.
+
+    Raises:
+        ValueError: As `label_mask`.
+    """
+    height, width = size
+    mask = np.empty(size, dtype=np.uint8)
+    sums, counts = np.zeros(len(labels)), np.zeros(len(labels), dtype=np.int64)
+    across = [upsample(channel, (channel.shape[0], width)) for channel in logits]
+    for columns in strips(width, height):
+        parts = [upsample(plane[:, columns], (height, _length(columns))) for plane in across]
+        mask[:, columns] = part = label_mask(parts, labels)
+        for i, label in enumerate(labels):
+            inside = parts[i][part == label.value]
+            # Inside a lung every logit is positive, so exp cannot overflow.
+            sums[i] += np.sum(1 / (1 + np.exp(-inside)), dtype=np.float64)
+            counts[i] += inside.size
+    return mask, {
+        label.name: float(sums[i] / counts[i]) if counts[i] else None
+        for i, label in enumerate(labels)
+    }
+
+
+def _length(part: slice) -> int:
+    return int(part.stop - part.start)
 
 
 def clean_components(logits: NDArray[np.float32], labels: Sequence[Label]) -> NDArray[np.float32]:

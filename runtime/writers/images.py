@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from cxrseg.runtime.core.labels import BACKGROUND, Label
 from cxrseg.runtime.core.radiograph import Radiograph
 from cxrseg.runtime.core.segmentation import Segmentation
+from cxrseg.runtime.core.strips import strips
 from cxrseg.runtime.core.version import package_version
 from cxrseg.runtime.files.own_files import MARK
 
@@ -52,15 +53,21 @@ def lungs_png(segmentation: Segmentation) -> bytes:
 
 
 def overlay(segmentation: Segmentation, radiograph: Radiograph) -> NDArray[np.uint8]:
-    """Return the X-ray with each lung's contour in its color: uint8 [H, W, 3], RGB."""
-    gray = _display(radiograph.pixels)
-    canvas = np.repeat(gray[:, :, None], 3, axis=2)
-    thickness = max(1, round(min(max(gray.shape), 2 * min(gray.shape)) / _LINE))
+    """Return the X-ray with each lung's contour in its color: uint8 [H, W, 3], RGB.
+
+    It lies in memory as BGR, in which OpenCV encodes it without another copy.
+    """
+    pixels = radiograph.pixels
+    canvas = np.empty((*pixels.shape, 3), dtype=np.uint8)
+    low, high = _window(pixels)
+    for rows in strips(*radiograph.size):
+        canvas[rows] = _display(pixels[rows], low, high)[:, :, None]
+    thickness = max(1, round(min(max(pixels.shape), 2 * min(pixels.shape)) / _LINE))
     for label in segmentation.labels:
-        lung = (segmentation.mask == label.value).astype(np.uint8)
+        lung = (segmentation.mask == label.value).view(np.uint8)
         contours, _ = cv2.findContours(lung, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(canvas, contours, -1, label.color, thickness)
-    return canvas
+        cv2.drawContours(canvas, contours, -1, label.color[::-1], thickness)
+    return canvas[:, :, ::-1]
 
 
 def rgb_png(picture: NDArray[np.uint8]) -> bytes:
@@ -69,10 +76,10 @@ def rgb_png(picture: NDArray[np.uint8]) -> bytes:
     OpenCV writes it: other threads may run meanwhile, and one filter for all rows takes half the
     time of Pillow's search for the best of each row.
     """
-    _, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), _PNG_OPTIONS)
+    _, data = cv2.imencode(".png", np.ascontiguousarray(picture[:, :, ::-1]), _PNG_OPTIONS)
     text = b"tEXt" + f"Software\0{_SOFTWARE}".encode("ascii")
     chunk = (len(text) - 4).to_bytes(4) + text + zlib.crc32(text).to_bytes(4)
-    return data[:_PNG_START].tobytes() + chunk + data[_PNG_START:].tobytes()
+    return b"".join([data[:_PNG_START].data, chunk, data[_PNG_START:].data])
 
 
 class _PngFile(io.BytesIO):
@@ -87,14 +94,17 @@ def _mark() -> PngInfo:
     return info
 
 
-def _display(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Window float32 [H, W] for the eye: uint8 [H, W] between the 0.5th and 99.5th percentile.
+def _window(pixels: NDArray[np.float32]) -> tuple[float, float]:
+    """Return the gray values of float32 [H, W] to show black and white: percentiles 0.5 and 99.5.
 
     Files of 16 bits often use a fraction of their range and would show black.
     """
     step = max(1, int((pixels.size / _SAMPLES) ** 0.5))
     low, high = (float(x) for x in np.percentile(pixels[::step, ::step], (0.5, 99.5)))
-    if high - low < np.finfo(np.float32).eps:
-        low, high = 0.0, 1.0
+    return (low, high) if high - low >= np.finfo(np.float32).eps else (0.0, 1.0)
+
+
+def _display(pixels: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
+    """Window float32 [H, W] for the eye: uint8 [H, W]."""
     scaled = (pixels - np.float32(low)) * np.float32(255 / (high - low))
     return np.asarray(np.clip(np.rint(scaled), 0, 255), dtype=np.uint8)

@@ -167,8 +167,10 @@ def test_the_command_tells_how_many_were_left_out(
     assert again.errors[-1] == "11 left out: 9 written by cxrseg, 2 no image; -v names them"
     assert f"{xrays / 'a_lungs.png'}: left out (written by cxrseg)" in again.errors
     named = run_tiny(*sorted(xrays.glob("*.png")), "-o", tmp_path / "out")
-    assert len(named.out.splitlines()) == 3
-    assert named.errors == ["6 left out: 6 written by cxrseg; -v names them"]
+    assert len(named.out.splitlines()) == 3 and not named.err
+    named = run_tiny("-v", *sorted(xrays.glob("*.png")), "-o", tmp_path / "out")
+    assert named.errors[-1] == "6 left out: 6 written by cxrseg; -v names them"
+    assert run_tiny("-v", xrays / "a.png").errors == ["none left out"]
 
 
 @posix
