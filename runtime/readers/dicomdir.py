@@ -11,7 +11,7 @@ from cxrseg.runtime.core.errors import CxrsegError
 DICOMDIR = "DICOMDIR"
 """Its name."""
 
-MAX_ELEMENTS = 5_000_000
+MAX_ELEMENTS = 2_000_000
 """Most elements of a listing; an image has about twenty."""
 
 _RECORDS, _TYPE, _FILE_ID = 0x00041220, 0x00041430, 0x00041500

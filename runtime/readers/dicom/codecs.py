@@ -6,13 +6,25 @@ RLE. Their licenses are permissive.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
+from struct import unpack_from
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrseg.runtime.readers.dicom.frame import Frame, FrameError, coded_size, precision
+from cxrseg.runtime.readers.dicom.elements import CUT
+from cxrseg.runtime.readers.dicom.frame import (
+    MOST_LOST,
+    Frame,
+    FrameError,
+    coded_size,
+    precision,
+)
+
+_RUN = 128
 
 
 def decode(frame: Frame, rows: int, columns: int, samples: int) -> NDArray[Any]:
@@ -33,25 +45,25 @@ def decode(frame: Frame, rows: int, columns: int, samples: int) -> NDArray[Any]:
     """
     if find_spec("imagecodecs") is None:
         raise FrameError(f"{frame.codec} needs the library imagecodecs, which is missing")
+    if frame.codec == "RLE":
+        return _decode_rle(frame, rows, columns, samples)
     import imagecodecs
 
-    if frame.codec == "RLE":
-        return _decode_rle(frame.data, rows, columns, samples)
     size = coded_size(frame)
     if size is None:
         raise FrameError("the compressed image is damaged")
     if size != (rows, columns):
         header = f"{columns} x {rows} pixels of the header"
         raise FrameError(f"the compressed image is not of the {header}")
-    decoders = {
+    decoders: dict[str, Callable[[Frame, tuple[int, int]], NDArray[Any]]] = {
         # libjpeg-turbo alone: jpeg_decode goes on to a decoder that crashes on damaged tables.
-        "JPEG": imagecodecs.jpeg8_decode,
-        "JPEG-LS": imagecodecs.jpegls_decode,
-        "JPEG 2000": imagecodecs.jpeg2k_decode,
-        "JPEG XL": imagecodecs.jpegxl_decode,
+        "JPEG": lambda frame, _: imagecodecs.jpeg8_decode(frame.data),
+        "JPEG-LS": _decode_jpeg_ls,
+        "JPEG 2000": lambda frame, _: imagecodecs.jpeg2k_decode(frame.data),
+        "JPEG XL": lambda frame, _: imagecodecs.jpegxl_decode(frame.data),
     }
     try:
-        image: NDArray[Any] = decoders[frame.codec](frame.data)
+        image = decoders[frame.codec](frame, size)
     # Each has errors of its own.
     except Exception as error:
         raise FrameError(f"the compressed image is damaged ({frame.codec})") from error
@@ -69,20 +81,49 @@ def decode(frame: Frame, rows: int, columns: int, samples: int) -> NDArray[Any]:
     return image
 
 
-def _decode_rle(data: bytes, rows: int, columns: int, samples: int) -> NDArray[Any]:
-    """Decode PS3.5 G: each byte of each sample is a segment, the highest byte first."""
+def _decode_jpeg_ls(frame: Frame, size: tuple[int, int]) -> NDArray[Any]:
+    """Decode JPEG-LS; of a stream without its end, the rows that are there."""
     import imagecodecs
 
-    segments = int.from_bytes(data[:4], "little")
-    if segments % samples or segments // samples not in (1, 2, 4):
-        samples = 3 if segments == 3 else 1
-    width = segments // samples
-    if segments % samples or width not in (1, 2, 4):
+    if CUT not in frame.repairs:
+        return np.asarray(imagecodecs.jpegls_decode(frame.data))
+    image = np.zeros(size, np.uint8 if precision(frame) <= 8 else np.uint16)
+    with suppress(imagecodecs.JpeglsError):
+        imagecodecs.jpegls_decode(frame.data, out=image)
+    there = np.flatnonzero(image.any(axis=1))[-1] + 1
+    image[there:] = image[there - 1]
+    return image
+
+
+def _decode_rle(frame: Frame, rows: int, columns: int, samples: int) -> NDArray[Any]:
+    """Decode PS3.5 G: each byte of each sample is a segment, the highest byte first."""
+    count, *offsets = unpack_from("<16I", frame.data)
+    if count % samples or count // samples not in (1, 2, 4):
+        samples = 3 if count == 3 else 1
+    width = count // samples
+    if count % samples or width not in (1, 2, 4):
         raise FrameError("the compressed image is damaged (RLE)")
-    dtype = np.dtype(f"<u{width}")
-    try:
-        plain = imagecodecs.dicomrle_decode(data, dtype, out=rows * columns * segments)
-    except Exception as error:
-        raise FrameError("the compressed image is damaged (RLE)") from error
-    planes = np.frombuffer(plain, dtype).reshape(samples, rows, columns)
+    ends = [*offsets[1:count], len(frame.data)]
+    out = np.empty((samples, rows * columns, width), np.uint8)
+    for number, (start, end) in enumerate(zip(offsets, ends, strict=False)):
+        is_cut = CUT in frame.repairs and end == len(frame.data)
+        sample, byte = divmod(number, width)
+        # Of the values' bytes, little endian, the highest comes first.
+        out[sample, :, width - 1 - byte] = _segment(frame.data[start:end], rows * columns, is_cut)
+    planes = out.view(f"<u{width}").reshape(samples, rows, columns)
     return planes[0] if samples == 1 else np.moveaxis(planes, 0, 2)
+
+
+def _segment(data: bytes, size: int, is_cut: bool) -> NDArray[np.uint8]:
+    """Return the bytes of one segment, with zeros where its end is missing."""
+    import imagecodecs
+
+    # The last run may be cut, too; each is of at most 128 bytes.
+    data, room = (data + bytes(_RUN), size + 2 * _RUN) if is_cut else (data, size + 1)
+    try:
+        plain = np.frombuffer(imagecodecs.packbits_decode(data, out=room), np.uint8)
+    except imagecodecs.ImcdError as error:
+        raise FrameError("the compressed image is damaged (RLE)") from error
+    if len(plain) < size * (1 - MOST_LOST if is_cut else 1):
+        raise FrameError("much of the compressed image is missing")
+    return np.concatenate([plain, np.zeros(max(0, size - len(plain)), np.uint8)])[:size]

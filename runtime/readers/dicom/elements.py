@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from struct import unpack_from
-from typing import BinaryIO
+from struct import Struct
+from typing import BinaryIO, NamedTuple
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
@@ -39,6 +39,9 @@ _SHORT = frozenset(
 _FRAGMENTED = frozenset({"OB", "OD", "OF", "OL", "OV", "OW"})
 _LONG = _FRAGMENTED | {"SQ", "SV", "UC", "UN", "UR", "UT", "UV"}
 
+_VRS = {vr.encode(): vr for vr in _SHORT | _LONG}
+
+_HEAD = 4096
 _WINDOW = 1 << 20
 _OVERLAP = 16
 _SEARCHES = 20
@@ -61,8 +64,7 @@ class Encoding:
         return (tag >> 16).to_bytes(2, order) + (tag & 0xFFFF).to_bytes(2, order)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(NamedTuple):
     """Where one element lies.
 
     Attributes:
@@ -80,8 +82,7 @@ class Element:
     undefined: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
+class _Header(NamedTuple):
     tag: int
     vr: str | None
     start: int
@@ -115,6 +116,9 @@ class Elements:
         self._encoding = encoding
         self._wanted = wanted
         self._most = most
+        order = "<" if encoding.little else ">"
+        self._explicit, self._long = (Struct(order + x).unpack_from for x in ("HH2sH", "I"))
+        self._head, self._head_at = b"", 0
         self._passed = 0
         self._searched = 0
         self.repairs: dict[str, None] = {}
@@ -196,28 +200,33 @@ class Elements:
     def follows_nothing(self, element: Element) -> bool:
         """Tell whether what follows a value is no element, though the file goes on."""
         header = self._header(element.end)
-        return header is not None and (header.tag == 0 or not self._is_possible(header))
+        return header is None or header.tag == 0 or not self._is_possible(header)
 
     def _header(self, at: int) -> _Header | None:
         self._passed += 1
         if self._passed > self._most:
             raise TooManyError(f"more than {self._most:,} elements")
-        self._file.seek(at)
-        head = self._file.read(12)
-        order = "<" if self._encoding.little else ">"
-        if len(head) < 8:
+        head, here = self._head, at - self._head_at
+        if not 0 <= here <= len(head) - 12:
+            self._file.seek(at)
+            head, here = self._file.read(_HEAD), 0
+            self._head, self._head_at = head, at
+        if len(head) < here + 8:
             return None
-        group, number = unpack_from(f"{order}HH", head)
+        group, number, code, short = self._explicit(head, here)
         tag = group << 16 | number
-        vr = head[4:6].decode("latin-1")
-        if self._encoding.implicit or group == 0xFFFE or not ("AA" <= vr <= "ZZ" and vr.isalpha()):
+        vr = "" if self._encoding.implicit or group == 0xFFFE else _VRS.get(code)
+        if vr is None and code.isalpha() and code.isupper():
+            # As pydicom takes one that it does not know.
+            return _Header(tag, code.decode(), at + 8, short)
+        if not vr:
             # Sequences of explicit files may hold implicit items (PS3.5 6.2.2).
-            return _Header(tag, None, at + 8, unpack_from(f"{order}I", head, 4)[0])
+            return _Header(tag, None, at + 8, self._long(head, here + 4)[0])
         if vr not in _LONG:
-            return _Header(tag, vr, at + 8, unpack_from(f"{order}H", head, 6)[0])
-        if len(head) < 12:
+            return _Header(tag, vr, at + 8, short)
+        if len(head) < here + 12:
             return None
-        return _Header(tag, vr, at + 12, unpack_from(f"{order}I", head, 8)[0])
+        return _Header(tag, vr, at + 12, self._long(head, here + 8)[0])
 
     def _is_possible(self, header: _Header) -> bool:
         """Tell whether this can be an element."""

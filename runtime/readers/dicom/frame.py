@@ -15,6 +15,9 @@ from cxrseg.runtime.readers.dicom.elements import CUT, ITEM, WRONG_LENGTH, Encod
 
 NO_TABLE = "its offset table is missing"
 WRONG_TABLE = "its offset table is wrong"
+MOST_LOST = 0.05
+"""Largest share of an image that may be missing at its end."""
+
 NOT_WRAPPED = "its compressed image is not encapsulated"
 
 _ITEM = Encoding(implicit=False, little=True).tag(ITEM)
@@ -23,7 +26,6 @@ _ITEM = Encoding(implicit=False, little=True).tag(ITEM)
 _FRAME_HEADERS = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 _JPEG_LS = 0xF7
 _END = b"\xff\xd9"
-_MOST_LOST = 0.05
 _TAIL = 4096
 _MARKERS = (
     ("JPEG", b"\xff\xd8\xff"),
@@ -97,7 +99,7 @@ def unwrap(value: bytes, syntax: str) -> Frame:
         return _known(Frame(marked_as(value), value, (NOT_WRAPPED,)), syntax)
     fragments, repairs = _fragments(value)
     first = fragments[0]
-    if marked_as(first) or len(first) % 4 or (len(fragments) == 1 and first):
+    if marked_as(first) or _is_rle(first) or (len(fragments) == 1 and first):
         repairs.append(NO_TABLE)
     else:
         if first not in (b"", bytes(4)):
@@ -143,8 +145,7 @@ def _is_rle(data: bytes) -> bool:
         return False
     count, *offsets = unpack_from("<16I", data)
     used, unused = offsets[:count], offsets[count:]
-    ordered = used == sorted(used) and used[:1] == [64] and used[-1] < len(data)
-    return 0 < count <= 15 and ordered and not any(unused)
+    return 0 < count <= 15 and used == sorted(used) and used[0] == 64 and not any(unused)
 
 
 def _ended(frame: Frame) -> Frame:
@@ -152,9 +153,11 @@ def _ended(frame: Frame) -> Frame:
     data = frame.data
     if _END in data[-_TAIL:]:
         return frame
+    # Half of the marker may be there.
+    data = data.removesuffix(_END[:1])
     if frame.codec == "JPEG 2000":
         missing = _end_of_tiles(data) - len(data)
-        if missing > _MOST_LOST * len(data):
+        if missing > MOST_LOST * len(data):
             raise FrameError("much of the compressed image is missing")
         data += bytes(max(0, missing))
     return Frame(frame.codec, data + _END, (*frame.repairs, CUT))

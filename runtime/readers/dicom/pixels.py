@@ -163,7 +163,7 @@ def _sum_of_channels(colors: NDArray[Any], bits: int) -> NDArray[np.uint32]:
     out = np.empty(colors.shape[:2], np.uint32)
     for is_ybr in (False, True):
         colored = 0
-        for rows in strips(*out.shape):
+        for rows in strips(*colors.shape[:2]):
             block = colors[rows].astype(np.int32)
             color = np.abs(block[..., 1:] - 2 ** (bits - 1)).max(axis=2)
             spread, out[rows] = np.ptp(block, axis=2), block.sum(axis=2)

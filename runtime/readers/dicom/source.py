@@ -31,14 +31,16 @@ from cxrseg.runtime.readers.dicom.elements import (
     Encoding,
 )
 
-MAX_INFLATED = 1 << 30
+MAX_INFLATED = 1 << 29
 """Largest size of the deflated data set of an image, in bytes."""
 
 MAX_INFLATED_TEXT = 1 << 26
 """The same where no pixels are wanted."""
 
 _META = {"MediaStorageSOPClassUID": 0x00020002, "TransferSyntaxUID": 0x00020010}
-_LEAST_GROUP = 8
+_ZLIB = b"\x78"
+_LEAST = 8
+_PIECE = 1 << 20
 
 
 class InflatedError(Exception):
@@ -159,7 +161,7 @@ def open_data_set(path: Path, limit: int = MAX_INFLATED_TEXT) -> Iterator[DataSe
         if syntax == uid.DeflatedExplicitVRLittleEndian:
             inflated = _inflated(file, start, limit)
             if inflated is not None:
-                source, size, start = io.BytesIO(inflated), len(inflated), 0
+                source, size, start = inflated, inflated.tell(), 0
         source.seek(start)
         encoding = _encoding(source.read(8), syntax)
         yield DataSet(source, size, start, encoding, media_class, syntax)
@@ -169,24 +171,25 @@ def _text(value: bytes) -> str:
     return value.decode("latin-1").strip("\0 ")
 
 
-def _inflated(file: BinaryIO, start: int, limit: int) -> bytes | None:
+def _inflated(file: BinaryIO, start: int, limit: int) -> io.BytesIO | None:
     """Return the data set inflated, None where it was not deflated."""
     file.seek(start)
-    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-    parts, total = [], 0
+    # The header of zlib, which some writers put before the data, is no beginning of bare ones.
+    is_wrapped = file.read(1) == _ZLIB
+    inflate = zlib.decompressobj(zlib.MAX_WBITS if is_wrapped else -zlib.MAX_WBITS)
+    file.seek(start)
+    data, total = io.BytesIO(), 0
     try:
-        rest = file.read(1 << 20)
+        rest = file.read(_PIECE)
         while rest and not inflate.eof:
-            part = inflate.decompress(rest, 1 << 24)
-            parts.append(part)
-            total += len(part)
+            total += data.write(inflate.decompress(rest, _PIECE))
             if total > limit:
                 raise InflatedError(f"it inflates to more than {limit >> 20} MiB")
-            rest = inflate.unconsumed_tail or file.read(1 << 20)
+            rest = inflate.unconsumed_tail or file.read(_PIECE)
     except zlib.error:
-        if total < _LEAST_GROUP:
+        if total < _LEAST:
             return None
-    return b"".join(parts)
+    return data
 
 
 def _encoding(head: bytes, syntax: str) -> Encoding:

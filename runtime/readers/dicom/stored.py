@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from cxrseg.runtime.readers.dicom.codecs import decode
 from cxrseg.runtime.readers.dicom.elements import CUT, WRONG_LENGTH
 from cxrseg.runtime.readers.dicom.frame import (
+    MOST_LOST,
     FrameError,
     is_wrapped,
     marked_as,
@@ -27,9 +28,6 @@ _NATIVE = (
     uid.ExplicitVRBigEndian,
     uid.DeflatedExplicitVRLittleEndian,
 )
-
-MOST_LOST = 0.05
-"""Largest share of an image that may be missing at its end."""
 
 _SAMPLE = 1 << 20
 
@@ -199,8 +197,9 @@ def _with_bits(
     cut = _cut(values, stored, shift, signed)
     if used >> (stored + shift):
         whole = values.view(values.dtype.str.replace("u", "i")) if signed else values
-        if not shift and _is_smoother(whole, cut):
-            return Stored(whole, used.bit_length(), codec, repairs)
+        bits = used.bit_length()
+        if not shift and _is_smoother(whole, bits, cut, stored):
+            return Stored(whole, bits, codec, repairs)
     return Stored(cut, stored, codec, repairs)
 
 
@@ -226,14 +225,16 @@ def _cut(values: NDArray[Any], stored: int, shift: int, signed: bool) -> NDArray
     return out
 
 
-def _is_smoother(whole: NDArray[Any], cut: NDArray[Any]) -> bool:
+def _is_smoother(whole: NDArray[Any], bits: int, cut: NDArray[Any], stored: int) -> bool:
     """Tell whether all bits make the smoother image, so that more are stored than the header says.
 
     Where the bits above change from pixel to pixel, the cut values of such an image jump back; if
-    they hold something else, an overlay, the whole ones jump.
+    they hold something else, an overlay, the whole ones jump. Jumps count by the range of values.
     """
     step = max(1, whole.size // _SAMPLE)
     a, b = (values[::step].astype(np.int64) for values in (whole, cut))
-    change_a, change_b = np.abs(np.diff(a, axis=1)), np.abs(np.diff(b, axis=1))
     differs = np.diff(a - b, axis=1) != 0
-    return bool(differs.any() and np.median(change_a[differs]) < np.median(change_b[differs]))
+    if not differs.any():
+        return False
+    jump_a, jump_b = (np.median(np.abs(np.diff(x, axis=1)[differs])) for x in (a, b))
+    return bool(jump_a / 2**bits < jump_b / 2**stored)

@@ -19,6 +19,7 @@ MOST_HIDDEN = 0.7
 """A window that gives one gray value to a larger share of an image hides it."""
 
 _SHADES = 255
+_MOST_TABLES = 16
 
 Values = NDArray[np.int64] | NDArray[np.float64]
 
@@ -92,7 +93,7 @@ def _views(
 
 def _items(dataset: Dataset, keyword: str, notes: dict[str, str], name: str) -> list[Dataset]:
     try:
-        return list(dataset.get(keyword) or ())
+        return list(dataset.get(keyword) or ())[:_MOST_TABLES]
     # On damaged sequences pydicom raises nearly any type.
     except Exception:
         notes[name] = "ignored: it is damaged"
