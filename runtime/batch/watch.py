@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
@@ -42,12 +43,24 @@ def watch(
     planner = Planner(output, settings)
     with closing(watcher.batches()) as batches:
         for images in batches:
-            with closing(
-                process_all(planner.jobs(images), segmenter, settings, workers)
-            ) as outcomes:
+            jobs = [_without_links(job, output, settings) for job in planner.jobs(images)]
+            with closing(process_all(jobs, segmenter, settings, workers)) as outcomes:
                 for job, outcome in outcomes:
                     yield job, _tried_again(watcher, job, outcome)
             planner.forget_missing(2 * watcher.count + BATCH)
+
+
+def _without_links(job: Job, output: Path | None, settings: Settings) -> Job:
+    """Refuse to write through links: who may put files there could have any other file replaced."""
+    if isinstance(job, CxrsegError):
+        return job
+    links = [path for path in job.outputs(settings.formats) if path.is_symlink()]
+    if job.folder is not None and output is not None:
+        inside = Path(os.path.realpath(job.folder)).is_relative_to(os.path.realpath(output))
+        links += [] if inside else [job.folder]
+    if links:
+        return CxrsegError(links[0], "is a link, which --watch does not write through", "remove it")
+    return job
 
 
 def _tried_again(watcher: Watcher, job: Job, outcome: Outcome) -> Outcome:

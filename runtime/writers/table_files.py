@@ -25,6 +25,7 @@ Lost = Callable[[CxrsegError], None]
 """Takes why a record did not get into a table."""
 
 _MAX_LATE = 10_000
+_MAX_LINE = 1 << 20
 
 
 @contextmanager
@@ -192,18 +193,20 @@ def _stream(path: Path, option: str) -> Iterator[Callable[[bytes], None] | None]
 def _known(file: io.FileIO) -> set[str]:
     """Return the sources that have a line of success, and cut off an incomplete last line."""
     known: set[str] = set()
-    whole = 0
+    position = whole = 0
     with open_file(file.name) as reader:
-        for text in reader:
-            if not text.endswith(b"\n"):
-                file.truncate(whole)
-                break
-            whole += len(text)
+        while part := reader.readline(_MAX_LINE):
+            begins, position = position == whole, position + len(part)
+            if not part.endswith(b"\n"):  # the last line, or longer than any of ours
+                continue
+            whole = position
             # Somebody may have edited it.
             with suppress(ValueError, TypeError, LookupError, RecursionError):
-                data = json.loads(text)
+                data = json.loads(part) if begins else {}
                 if data["status"] != "error":
                     known.add(str(data["source"]))
+    if position > whole:
+        file.truncate(whole)
     return known
 
 

@@ -78,6 +78,32 @@ def test_watching_a_folder(model, save_chest, xrays, tmp_path) -> None:
     assert set(records()[4:]) == {("a.jpg", "error"), ("bad.png", "error")}
 
 
+@pytest.mark.skipif(os.name != "posix", reason="makes links, sends SIGTERM")
+@pytest.mark.parametrize("output", ["beside", "folder"])
+def test_nothing_is_written_through_links(model, save_chest, xrays, tmp_path, output: str) -> None:
+    outside, told = tmp_path / "outside", tmp_path / "all.jsonl"
+    outside.mkdir()
+    image = save_chest(xrays / "sub" / "x.png")
+    line = [sys.executable, "-c", MAIN, "--watch", str(xrays), *model, "--jsonl", str(told)]
+    if output == "beside":
+        # What cxrseg made it would replace.
+        once = [sys.executable, "-c", MAIN, str(image), "-o", str(outside), *model]
+        subprocess.run(once, check=True, timeout=120, capture_output=True)
+        (xrays / "sub" / "x_lungs.png").symlink_to(outside / "x_lungs.png")
+    else:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "sub").symlink_to(outside)
+        line += ["-o", str(tmp_path / "out")]
+    before = {path: path.stat().st_mtime_ns for path in outside.iterdir()}
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until(lambda: told.exists() and told.read_text().endswith("\n"))
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (0, "")
+    assert "is a link, which --watch does not write through" in stderr
+    assert {path: path.stat().st_mtime_ns for path in outside.iterdir()} == before
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_lines_lost_by_an_interruption_are_added(run_cxrseg, model, save_chest, xrays, tmp_path):
     told = tmp_path / "all.jsonl"

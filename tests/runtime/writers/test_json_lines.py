@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cxrseg.runtime.writers import table_files
 from cxrseg.runtime.writers.table_files import json_lines
 from cxrseg.runtime.writers.tables import Record
 from helpers.runs import lines_of
@@ -75,3 +76,20 @@ def test_appending_keeps_whole_lines_and_adds_what_they_lack(tmp_path: Path) -> 
     told = [(line["source"], line["status"]) for line in map(json.loads, lines)]
     first = [("done", "ok"), ("bad", "error")]
     assert told == [*first, ("lost", "ok"), *first]
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_a_line_longer_than_any_of_ours_is_not_read_whole(tmp_path, monkeypatch, end) -> None:
+    monkeypatch.setattr(table_files, "_MAX_LINE", 200)
+    path = tmp_path / "all.jsonl"
+    with json_lines(path) as add:
+        add(Record("first", "ok"))
+    with path.open("ab") as file:
+        file.write(path.read_bytes()[:60] + b"x" * 1000 + end)
+    with json_lines(path, append=True) as add:
+        for source in ("first", "second"):
+            add(Record(source, "ok", earlier=True))
+    first, *long, second = path.read_bytes().splitlines()
+    assert (json.loads(first)["source"], json.loads(second)["source"]) == ("first", "second")
+    # Cut off by a kill, as it seems, or somebody's.
+    assert [len(line) for line in long] == ([1060] if end else [])
