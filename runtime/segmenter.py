@@ -142,7 +142,7 @@ class Segmenter:
         start = perf_counter()
         cleaned = clean_components(logits[self._channels], self.labels)
         mask = np.full(upright.shape, BACKGROUND, dtype=np.uint8)
-        mask[box], probability = native_mask(cleaned, self.labels, content.shape)
+        mask[box], probability = native_mask([*cleaned], self.labels, content.shape)
         area = {x.name: int(np.count_nonzero(mask == x.value)) for x in self.labels}
         shares = {name: pixels / content.size for name, pixels in area.items()}
         others = {

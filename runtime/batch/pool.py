@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from threading import Event
+from contextlib import contextmanager
+from threading import Condition, Event
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -49,6 +50,33 @@ def in_order(
         # Not the pool's own waiting, which has no end where a network drive hangs.
         wait(futures, _PATIENCE_S)
         pool.shutdown(wait=False)
+
+
+class Room:
+    """What items in work may take together, in whatever unit.
+
+    Args:
+        size: How much there is. An item that wants more waits until it has all of it.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = self._free = size
+        self._change = Condition()
+
+    @contextmanager
+    def taken(self, amount: int, interrupted: Callable[[], bool]) -> Iterator[None]:
+        """Wait until there is room, and hold it during the block; at once if `interrupted`."""
+        amount = min(amount, self._size)
+        with self._change:
+            while self._free < amount and not interrupted():
+                self._change.wait(_TICK_S)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._change:
+                self._free += amount
+                self._change.notify_all()
 
 
 def _result(futures: deque[Future[Result]]) -> Result:

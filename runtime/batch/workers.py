@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING
 
-from cxrseg.runtime.batch.jobs import Job, Outcome, Settings
+from cxrseg.runtime.batch.jobs import Job, Outcome, Settings, Task
 from cxrseg.runtime.batch.process import process
+from cxrseg.runtime.readers.reading import count_pixels
 
 if TYPE_CHECKING:
     from cxrseg.runtime.segmenter import Segmenter
@@ -46,21 +47,26 @@ def process_all(
         jobs: From `plan`.
         segmenter: The loaded model.
         settings: What to do; None = the defaults.
-        workers: Images in work at once. Results are the same whatever their number. Close the
-            iterator where it is left early: it waits for what is in work.
+        workers: Images in work at once, as long as they have `MAX_PIXELS` together. Results are
+            the same whatever their number. Close the iterator where it is left early: it waits for
+            what is in work.
     """
     if workers == 1:
         for job in jobs:
             yield job, process(job, segmenter, settings)
         return
     # Imported here, because one image needs none of it.
-    from cxrseg.runtime.batch.pool import in_order
+    from cxrseg.runtime.batch.pool import Room, in_order
+    from cxrseg.runtime.core.radiograph import MAX_PIXELS
+
+    room = Room(MAX_PIXELS)
+
+    def work(job: Job, interrupted: Callable[[], bool]) -> tuple[Job, Outcome]:
+        pixels = count_pixels(job.source) if isinstance(job, Task) else 0
+        with room.taken(pixels, interrupted):
+            return job, process(job, segmenter, settings, interrupted)
 
     with warnings.catch_warnings():
         # Filters belong to the process: a reader that sets its own would see another thread's.
         warnings.simplefilter("ignore")
-        yield from in_order(
-            lambda job, interrupted: (job, process(job, segmenter, settings, interrupted)),
-            jobs,
-            workers,
-        )
+        yield from in_order(work, jobs, workers)

@@ -30,12 +30,14 @@ class Reader:
         suffixes: File name suffixes, lower case with the dot, that a folder is searched for.
         sniff: Tells from a file's first 132 bytes whether the reader is responsible.
         read: Reads a file of this family; raises CxrsegError.
+        size: Reads (height, width) alone; raises whatever a damaged file leads to.
     """
 
     title: str
     suffixes: tuple[str, ...]
     sniff: Callable[[bytes], bool]
     read: Callable[[Path], Radiograph]
+    size: Callable[[Path], tuple[int, int]]
 
 
 # Value representations of what may come first in a file (PS3.5 6.2).
@@ -65,6 +67,12 @@ def _read_dicom(path: Path) -> Radiograph:
     return read_dicom(path)
 
 
+def _size_of_dicom(path: Path) -> tuple[int, int]:
+    from cxrseg.runtime.readers.dicom.reader import dicom_size
+
+    return dicom_size(path)
+
+
 def _is_raster(head: bytes) -> bool:
     return head.startswith(
         (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -77,8 +85,14 @@ def _read_raster(path: Path) -> Radiograph:
     return read_raster(path)
 
 
+def _size_of_raster(path: Path) -> tuple[int, int]:
+    from cxrseg.runtime.readers.raster.reader import raster_size
+
+    return raster_size(path)
+
+
 READERS: tuple[Reader, ...] = (
-    Reader("DICOM", (".dcm", ".dicom", ".ima"), _is_dicom, _read_dicom),
+    Reader("DICOM", (".dcm", ".dicom", ".ima"), _is_dicom, _read_dicom, _size_of_dicom),
     Reader(
         "PNG, JPEG, TIFF or BMP",
         (
@@ -87,6 +101,7 @@ READERS: tuple[Reader, ...] = (
         ),
         _is_raster,
         _read_raster,
+        _size_of_raster,
     ),
 )
 """The readers; the first whose `sniff` agrees is taken."""
@@ -169,6 +184,20 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
     from cxrseg.runtime.readers.raster import read_picture as read_raster_picture
 
     return read_raster_picture(path)
+
+
+def count_pixels(path: Path) -> int:
+    """Return how many pixels an image has by its header, 0 where that cannot be read.
+
+    Reading the image tells why. Nothing is decoded.
+    """
+    try:
+        head = _head_of(path)
+        height, width = next(reader.size(path) for reader in READERS if reader.sniff(head))
+    # On damaged files parsers raise nearly any type.
+    except Exception:
+        return 0
+    return max(0, height * width)
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:

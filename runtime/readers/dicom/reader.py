@@ -102,6 +102,16 @@ def read_dicom(path: Path) -> Radiograph:
             raise CxrsegError(path, cause, _AGAIN) from error
 
 
+def dicom_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) by the header.
+
+    Raises:
+        Exception: The file is damaged or holds no image.
+    """
+    dataset = read_file(path, ["Rows", "Columns"]).dataset
+    return int(dataset.Rows), int(dataset.Columns)
+
+
 def _read(path: Path) -> Radiograph:
     file = read_file(path, _KEYWORDS, pixels=True)
     _refuse_others(file, path)

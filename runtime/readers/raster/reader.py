@@ -28,10 +28,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 """Pillow's names of the formats; no other decoder is ever tried on a file."""
 
 _MAGIC = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
-"""Start of a file -> Pillow's name of its format."""
-
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""Starts of a TIFF and a BigTIFF file."""
+"""Start of a file -> Pillow's name of its format; other files here are TIFF."""
 
 
 def read_raster(path: Path) -> Radiograph:
@@ -87,6 +84,35 @@ def read_picture(path: Path) -> Picture:
     return replace(picture, pixels=pixels, white_is_zero=False)
 
 
+def raster_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) of a PNG, JPEG, TIFF or BMP file by its header, as it is stored.
+
+    Raises:
+        Exception: On damaged files Pillow's parsers raise nearly any type.
+    """
+    with open_file(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        name = _format_of(file)
+        if name == "TIFF":
+            from cxrseg.runtime.readers.raster.tiff import read_directory
+
+            directory = read_directory(file)
+            return directory.height, directory.width
+        if name == "PNG":
+            # Its metadata may be what Pillow refuses.
+            head = file.read(24)
+            return int.from_bytes(head[20:]), int.from_bytes(head[16:20])
+        with Image.open(file, formats=[name]) as image:
+            return image.height, image.width
+
+
+def _format_of(file: BinaryIO) -> str:
+    """Return Pillow's name of a file's format, by its first bytes."""
+    head = file.read(8)
+    file.seek(0)
+    return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "TIFF")
+
+
 def _read(path: Path) -> Picture:
     try:
         file = open_file(path)
@@ -95,14 +121,12 @@ def _read(path: Path) -> Picture:
         remedy = "check the name and the permissions"
         raise CxrsegError(path, f"cannot be read ({cause})", remedy) from error
     with file:
-        head = file.read(8)
-        file.seek(0)
-        if head.startswith(_TIFF):
+        name = _format_of(file)
+        if name == "TIFF":
             # Imported here: few X-rays are TIFF.
             from cxrseg.runtime.readers.raster.tiff import decode_tiff
 
             return decode_tiff(file, path)
-        name = next(name for magic, name in _MAGIC.items() if head.startswith(magic))
         try:
             return decode(file, path, name)
         except (CxrsegError, MemoryError):

@@ -10,8 +10,9 @@ from PIL import Image
 
 from cxrseg.runtime.batch import pool as parallel
 from cxrseg.runtime.batch import process as batch
-from cxrseg.runtime.batch.pool import in_order
+from cxrseg.runtime.batch.pool import Room, in_order
 from cxrseg.runtime.batch.workers import MAX_JOBS, default_workers, threads_each
+from cxrseg.runtime.readers.reading import count_pixels
 from helpers.drawing import phantoms
 from helpers.runs import contents, lines_of, save_chests
 
@@ -122,3 +123,56 @@ def test_closing_does_not_wait_for_ever(monkeypatch) -> None:
     assert next(results) is True
     results.close()  # returns although the workers hang
     release.set()
+
+
+def test_room_is_shared_and_one_that_wants_more_waits_for_all_of_it() -> None:
+    room, most, now = Room(10), [0], [0]
+    lock = threading.Lock()
+
+    def work(amount: int, interrupted: Callable[[], bool]) -> int:
+        with room.taken(amount, interrupted):
+            with lock:
+                now[0] += min(amount, 10)
+                most[0] = max(most[0], now[0])
+            time.sleep(0.005)
+            with lock:
+                now[0] -= min(amount, 10)
+        return amount
+
+    amounts = [4, 4, 4, 50, 1, 10, 0, 9, 2] * 5
+    assert list(in_order(work, amounts, workers=6)) == amounts
+    assert 4 < most[0] <= 10
+
+
+def test_who_waits_for_room_gives_up_when_interrupted() -> None:
+    room = Room(1)
+    with room.taken(1, lambda: False), room.taken(1, lambda: True):
+        pass
+    with room.taken(1, lambda: False):
+        pass
+
+
+def test_images_in_work_have_so_many_pixels_together(
+    run_tiny, xrays: Path, tmp_path: Path, monkeypatch
+) -> None:
+    save_chests(xrays, 6)
+    pixels = count_pixels(xrays / "0000.png")
+    assert pixels > 1000
+    monkeypatch.setattr("cxrseg.runtime.core.radiograph.MAX_PIXELS", 2 * pixels)
+    most, now, lock = [0], [0], threading.Lock()
+    original = batch.read
+
+    def read(path: Path):
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.1)
+        radiograph = original(path)
+        with lock:
+            now[0] -= 1
+        return radiograph
+
+    monkeypatch.setattr(batch, "read", read)
+    result = run_tiny(xrays, "--jobs", "4", "-o", tmp_path / "out")
+    assert (result.code, len(result.out.splitlines())) == (0, 6)
+    assert most[0] == 2

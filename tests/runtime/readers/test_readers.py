@@ -13,6 +13,8 @@ from PIL import Image
 
 from cxrseg.runtime import CxrsegError, Radiograph, find_images, read
 from cxrseg.runtime.core.radiograph import to_unit
+from cxrseg.runtime.readers.reading import count_pixels
+from helpers.dicom import dicom_images
 from helpers.own import own_image
 
 RAMP = np.tile(np.linspace(0, 255, 60).astype(np.uint8), (40, 1))
@@ -210,6 +212,20 @@ def test_huge_file_is_refused_unread(tmp_path: Path) -> None:
         file.truncate((1 << 30) + 1)
     with pytest.raises(CxrsegError, match="file is too large"):
         read(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp", "dcm"])
+def test_pixels_are_counted_by_the_header(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "dcm":
+        dicom_images.save(dicom_images.make(), path)
+        assert count_pixels(path) == dicom_images.PHANTOM.size
+    else:
+        save(path, Image.fromarray(RAMP))
+        assert count_pixels(path) == RAMP.size
+    path.write_bytes(path.read_bytes()[:20])
+    assert count_pixels(path) == 0
+    assert count_pixels(tmp_path / "none.png") == 0
 
 
 def test_find_images(tmp_path: Path) -> None:
