@@ -172,6 +172,43 @@ def test_the_terminal_room_alone_prints(package: str) -> None:
     assert not found
 
 
+OPENED_ELSEWHERE = {
+    # What the system gives, or a program of ours has just written.
+    "runtime/inference/session.py": "the processor's topology",
+    "runtime/terminal/streams.py": "nowhere",
+    "runtime/terminal/quiet.py": "nowhere",
+    "benchmarks/harness/record.py": "the processor's name",
+    "runtime/writers/table_files.py": "where `place_of` has said that a file can be",
+    "benchmarks/agreement/providers.py": "a profile in a temporary folder",
+    "benchmarks/agreement/emulation.py": "a mask in a temporary folder",
+}
+"""File -> what it opens without asking the room `files` whether it may be opened."""
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_room_of_files_alone_opens_paths(package: str) -> None:
+    """What a user names may be a pipe or a device."""
+    found = {
+        str(path.relative_to(REPO))
+        for path in modules_in(package)
+        if path.parent != REPO / "runtime" / "files"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call) and _opens(node)
+    }
+    assert found == {name for name in OPENED_ELSEWHERE if name.startswith(package)}
+
+
+def _opens(call: ast.Call) -> bool:
+    """Tell whether a call opens a path by itself, as far as can be seen."""
+    name = ast.unparse(call.func)
+    if name in ("Image.open", "torch.load", "pydicom.dcmread"):
+        # These take an open file, too.
+        return "path" in ast.unparse(call.args[0]).lower()
+    return name in ("open", "io.FileIO", "FileIO") or name.endswith(
+        (".open", ".read_text", ".read_bytes")
+    )
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_each_room_explains_itself(package: str) -> None:
     for folder in {path.parent for path in modules_in(package)}:

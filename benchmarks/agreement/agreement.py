@@ -30,6 +30,7 @@ from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.model_card import ModelCard
 from cxrseg.runtime.core.preprocess import preprocess
 from cxrseg.runtime.inference.loading import LoadedModel
+from cxrseg.runtime.inference.model_file import read_bytes
 from cxrseg.runtime.inference.session import default_threads
 from cxrseg.runtime.readers import read
 from cxrseg.runtime.terminal.console import echo, fail
@@ -188,7 +189,7 @@ def _speeds(
     options: Options, models: Sequence[LoadedModel], image: Path, threads: int
 ) -> list[Speed]:
     batch = preprocess(read(image).pixels, models[0].card.preprocessing)[None, None]
-    content = options.model.read_bytes()
+    content = read_bytes(options.model)
     nodes = [placement(content, model.provider, batch, threads) for model in models]
     return time_all(models, batch, options.seed, nodes)
 

@@ -18,7 +18,7 @@ from cxrseg.benchmarks.harness.record import check_output, now, read_record, res
 from cxrseg.benchmarks.harness.runner import Benchmark, run
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.version import package_version
-from cxrseg.runtime.files.opening import open_file
+from cxrseg.runtime.files.digest import sha256_of
 from cxrseg.runtime.terminal.console import DEBUG, echo, fail
 
 Status = Literal["done", "not passed", "failed", "skipped"]
@@ -202,8 +202,7 @@ def fingerprint(part: Part) -> str:
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file; nothing where there is none that can be read."""
     try:
-        with open_file(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:
         return ""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 from cxrseg.benchmarks.harness.options import DataOptions, ImageOptions, RowOptions
 from cxrseg.benchmarks.harness.parameters import changed
 from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.files.digest import sha256_of
 from cxrseg.runtime.inference.loading import LoadedModel
 from cxrseg.runtime.readers import find_images
 from cxrseg.trainer.data.samples import spread
@@ -135,7 +135,7 @@ def csv_facts(data: Path, options: RowOptions, images: int) -> dict[str, Any]:
     """
     return {
         "csv": data.name,
-        "sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
+        "sha256": sha256_of(data),
         "split": options.split,
         "where": list(options.where),
         "limit": options.limit,

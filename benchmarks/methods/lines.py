@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cxrseg.benchmarks.harness.parts import Outcome, digest
-from cxrseg.benchmarks.harness.record import read_record
+from cxrseg.benchmarks.harness.record import read_bytes, read_record
 from cxrseg.benchmarks.methods.rows import ROWS, Precision, Trial
 from cxrseg.runtime.core.errors import CxrsegError
 
@@ -117,8 +117,8 @@ def _reports(trial: Trial) -> list[dict[str, Any]]:
 def _report(folder: Path, stage: int) -> dict[str, Any]:
     path = folder / f"stage{stage}.json"
     try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        report: dict[str, Any] = json.loads(read_bytes(path))
+    except (CxrsegError, ValueError) as error:
         cause = f"the report of a finished stage cannot be read ({error})"
         raise CxrsegError(path, cause, "remove the row's folder to train it again") from None
     return report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from cxrseg.export.reference.fit import LIMIT, Fit, ProtocolFit, fit
 from cxrseg.export.reference.images import FITTED_SPLITS, SourceImage, read_images
 from cxrseg.export.reference.observe import Observation, observe
 from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.files.digest import sha256_of
 from cxrseg.runtime.inference.loading import LoadedModel, load_model
 from cxrseg.runtime.models import default_model
 from cxrseg.runtime.readers.folders import find_images
@@ -157,7 +157,7 @@ def _observed(model: LoadedModel, images: list[SourceImage]) -> Iterator[Observa
 def _file_facts(data: Path) -> dict[str, str]:
     if data.is_dir():
         return {"folder": data.name}
-    return {"csv": data.name, "sha256": hashlib.sha256(data.read_bytes()).hexdigest()}
+    return {"csv": data.name, "sha256": sha256_of(data)}
 
 
 def _figures(fitted: Fit) -> dict[str, Any]:

@@ -162,7 +162,9 @@ def read_reference(path: Path) -> Reference:
         CxrsegError: It is neither.
     """
     if path.suffix == ".onnx":
-        return Reference(ir.load(path), load_model(path, "cpu").card.checkpoint_sha256)
+        # Loaded first: the runtime refuses what is no model of ours.
+        card = load_model(path, "cpu").card
+        return Reference(ir.load(path), card.checkpoint_sha256)
     loaded = load(path)
     echo("cxrseg-bench: exporting in FP32 ...", err=True)
     return Reference(compile_model(loaded, "fp32", layer_table(loaded.model)).graph, loaded.sha256)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from cxrseg.benchmarks.harness.result import Result, Table
 from cxrseg.benchmarks.harness.runner import benchmark
 from cxrseg.benchmarks.speed.processes import cxrseg_run, peak_memory, run_process
 from cxrseg.benchmarks.speed.timing import Schedule, distribution, interleaved
+from cxrseg.runtime.files.digest import sha256_of
 from cxrseg.runtime.models import default_model
 from cxrseg.runtime.readers import read
 
@@ -69,7 +69,7 @@ def startup(options: Options) -> Result:
         data={
             "model": {
                 "file": model.name,
-                "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+                "sha256": sha256_of(model),
             },
             "image": {"height": height, "width": width},
             "settings": {"runs": options.runs, "warmup": WARMUP},

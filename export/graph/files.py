@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.files.atomic import check_place, put_in_place
-from cxrseg.runtime.files.opening import place_of
+from cxrseg.runtime.files.opening import open_file, place_of
 from cxrseg.runtime.inference.model_file import MAX_MODEL_BYTES
 
 ONE_FILE = MAX_MODEL_BYTES
@@ -113,7 +113,7 @@ def digest(files: Sequence[Path]) -> str:
     """Return the SHA-256 of files one after the other, lower-case hex."""
     found = hashlib.sha256()
     for path in files:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             while block := file.read(1 << 20):
                 found.update(block)
     return found.hexdigest()

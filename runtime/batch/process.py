@@ -121,7 +121,7 @@ def _process(
     if settings.strict and result.flags:
         return Done(source, task.outputs(()), make_report(result, radiograph, source, ()))
     if task.folder is not None:
-        prepare_folder(task.folder)
+        prepare_folder(task.folder, settings.durable)
     report = make_report(result, radiograph, source, formats, deidentify)
     outputs = write(
         result,

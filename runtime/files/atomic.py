@@ -77,7 +77,7 @@ def put_in_place(files: Mapping[Path, Path]) -> None:
             _take_over(file, place)
             os.fsync(file.fileno())
     _rename_together(files)
-    _sync_folders(files)
+    _sync(place.parent for place in files)
 
 
 def write_together(contents: Mapping[Path, bytes], durable: bool = False) -> None:
@@ -111,7 +111,7 @@ def write_together(contents: Mapping[Path, bytes], durable: bool = False) -> Non
                     os.fsync(file.fileno())
         _rename_together(temporaries)
         if durable:
-            _sync_folders(temporaries)
+            _sync(place.parent for place in temporaries)
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
@@ -158,8 +158,9 @@ def _take_over(file: BinaryIO, place: Path) -> None:
         os.fchmod(file.fileno(), mode)
 
 
-def _sync_folders(places: Iterable[Path]) -> None:
-    for folder in {place.parent for place in places}:
+def _sync(folders: Iterable[Path]) -> None:
+    """See that what folders list is on the disk."""
+    for folder in {*folders}:
         # Windows opens no folders, and some network drives do not know the request.
         with suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY)
@@ -197,15 +198,21 @@ def check_place(path: Path, remedy: str = _REMEDY) -> Path:
         raise CxrsegError(path, f"cannot be written ({why})", remedy) from error
 
 
-def prepare_folder(folder: Path) -> None:
+def prepare_folder(folder: Path, durable: bool = False) -> None:
     """Create the output folder where there is none.
+
+    Args:
+        folder: The folder.
+        durable: As `write_together` takes it.
 
     Raises:
         CxrsegError: It cannot be created or is a file.
     """
     remedy = "choose another folder with -o"
     try:
+        new = [each for each in (folder, *folder.parents) if durable and not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
+        _sync(each.parent for each in new)
     except FileExistsError as error:
         raise CxrsegError(folder, "is a file, not a folder", remedy) from error
     except OSError as error:

@@ -207,13 +207,12 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
         CxrsegError: `read` would refuse the file before it decodes it.
     """
     # Imported here: `cxrseg-run` begins to load the model first.
-    import hashlib
+    from cxrseg.runtime.files.digest import sha256_of
 
     path = Path(path)
     _head_of(path)
     try:
-        with open_file(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         cause = f"cannot be read ({error.strerror or error})"
         raise CxrsegError(path, cause, "check the name and the permissions") from error

@@ -7,7 +7,6 @@ network around them. Read with ``weights_only=True``, so a hostile file cannot r
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.runtime.files.atomic import atomic_write
-from cxrseg.runtime.files.opening import open_file
+from cxrseg.runtime.files.digest import sha256_of
 from cxrseg.trainer.adapt.adapters import AdapterConfig, add_adapters, freeze_singular_values
 from cxrseg.trainer.adapt.quantization import quantize, set_mode
 from cxrseg.trainer.adapt.quantizers import QuantizationConfig
@@ -251,9 +250,7 @@ def load(path: Path) -> Loaded:
     require_numbers(state, path)
     model.eval()
     set_mode(model, "quantize")
-    with open_file(path) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Loaded(model, description, digest)
+    return Loaded(model, description, sha256_of(path))
 
 
 def _filled(description: Description, state: dict[str, Tensor]) -> Network:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.files.atomic import atomic_write
-from cxrseg.runtime.files.opening import place_of
+from cxrseg.runtime.files.digest import sha256_of
+from cxrseg.runtime.files.opening import place_of, read_file
 from cxrseg.trainer.data.samples import Sample, of_split, read_sources
 from cxrseg.trainer.fit.checkpoint import MODEL
 from cxrseg.trainer.networks.torch_file import read_torch_file
@@ -18,6 +18,12 @@ from cxrseg.trainer.old_names import rename_keys
 from cxrseg.trainer.recipe import Recipe, StageChoice, StageRecipe
 
 SETTINGS = "run.json"
+
+MAX_SETTINGS = 1 << 20
+"""Most bytes of the settings of a run."""
+
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What settings raise that somebody has edited."""
 
 MACHINE = ("accelerator", "devices", "gradient_checkpointing", "checkpoint_minutes")
 """Settings of a recipe that may change when a run is resumed."""
@@ -73,8 +79,7 @@ def _sha256(path: Path | None) -> str | None:
     """Return the SHA-256 of a file; None where there is none."""
     if path is None or not path.is_file():
         return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def check_request(run: Run) -> None:
@@ -143,13 +148,13 @@ def check_folder(run: Run, resume: bool) -> None:
                 run.output, "holds a run already", "add --resume to go on, or choose another -o"
             )
         try:
-            recorded = json.loads(path.read_text(encoding="utf-8"))
+            recorded = json.loads(read_file(path, MAX_SETTINGS))
             rename_keys(recorded)
             rename_keys(recorded["recipe"])
             # Settings that came later have their defaults in runs of before.
             recorded["recipe"] = _lasting(Recipe.model_validate(recorded["recipe"]))
             recorded.setdefault("checkpoint_sha256", settings["checkpoint_sha256"])
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except _UNREADABLE as error:
             cause = f"damaged ({' '.join(str(error).split())[:200]})"
             raise CxrsegError(path, cause, "start a new run") from None
         recorded, now = _flat(recorded), _flat(settings)

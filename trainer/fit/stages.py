@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from shutil import copyfile
 
 import torch
 from lightning.pytorch import seed_everything
@@ -242,7 +243,7 @@ def train(run: Run, resume: bool) -> list[StageReport]:
     if not _first_process():
         raise SystemExit(0)  # one process reports
     with atomic_write(run.output / MODEL) as path:
-        path.write_bytes(final.read_bytes())
+        copyfile(final, path)
     return reports
 
 

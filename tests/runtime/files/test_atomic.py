@@ -5,13 +5,15 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from cxrseg.runtime import CxrsegError
-from cxrseg.runtime.files.atomic import atomic_write, write_together
+from cxrseg.runtime.files.atomic import atomic_write, prepare_folder, write_together
 from helpers.runs import names
 
 
@@ -166,4 +168,22 @@ def test_durable_files_are_on_the_disk_before_they_get_their_names(
     assert steps == ["file", "name", "folder"]
     steps.clear()
     write_together({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+    prepare_folder(tmp_path / "plain" / "folder")
     assert steps == ["name", "name"]  # a plain batch is not slowed
+    prepare_folder(tmp_path / "new" / "folder", durable=True)
+    assert steps[2:] == ["folder", "folder"]
+
+
+def test_files_of_two_runs_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = Path.replace
+
+    def slow(self: Path, target: Path) -> Path:
+        time.sleep(0.02)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", slow)
+    files = [tmp_path / name for name in ("mask", "overlay", "report")]
+    for _ in range(3):
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda data: write_together(dict.fromkeys(files, data)), [b"1", b"2"]))
+        assert len({file.read_bytes() for file in files}) == 1
