@@ -80,6 +80,7 @@ def run(trial: Trial, count: int, number: int, folder: Path) -> Batch:
         max_examples=count,
         database=None,
         deadline=None,
+        report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.generate, Phase.shrink],
     )

@@ -1,0 +1,55 @@
+"""Masks and tables of any contents are read as a person reads them, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cxrseg.runtime import read
+from cxrseg.trainer.data.check import look_at
+from cxrseg.trainer.data.masks import label_map
+from cxrseg.trainer.data.samples import Sample
+from helpers.fuzz.masks import PHANTOM, damaged_masks, drawn_masks
+from helpers.trials.answers import asked, check_refusal
+from helpers.trials.trial import fuzzed
+
+
+def pair_of(case: bytes, home: Path) -> Sample:
+    image, mask = home / "x.png", home / "m.png"
+    Image.fromarray(PHANTOM.image).save(image)
+    mask.write_bytes(case)
+    return Sample(image, mask, "train", "fields", "g")
+
+
+@fuzzed(drawn_masks())
+def test_drawn_masks(case: bytes, home: Path) -> bool:
+    """A mask is read as it was meant, named as odd, or refused: never taken for another."""
+    sample = pair_of(case, home)
+    finding = look_at(sample)
+    if finding.error is not None:
+        check_refusal(finding.error)
+        return False
+    labels, sided = label_map(sample, read(sample.image))
+    assert labels.dtype == np.uint8 and labels.shape == PHANTOM.mask.shape
+    if not finding.reasons:
+        lungs = PHANTOM.mask > 0
+        # JPEG moves edges by a pixel.
+        lossy = case.startswith(b"\xff\xd8")
+        assert np.mean((labels > 0) != lungs) <= 0.02 * lossy
+        if sided:
+            assert np.mean(labels[lungs] != PHANTOM.mask[lungs]) <= 0.02 * lossy
+    return True
+
+
+@fuzzed(damaged_masks())
+def test_damaged_masks(case: bytes, home: Path) -> bool:
+    sample = pair_of(case, home)
+    finding = look_at(sample)
+    if finding.error is not None:
+        check_refusal(finding.error)
+        return False
+    found = asked(lambda: label_map(sample, read(sample.image)))
+    assert found is not None and set(np.unique(found[0])) <= {0, 1, 2}
+    return True
