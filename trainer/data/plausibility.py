@@ -39,6 +39,7 @@ _WORDS = {
     (False, True, True): "turned by 180 degrees",
 }
 
+ALL_LEFT = "it calls both lungs the left one (2)"
 EXCHANGED = "the right lung (1) lies right of the left lung (2) in the image"
 INVERTED = "what it leaves out fits the X-ray better: it may be inverted"
 
@@ -67,12 +68,17 @@ def oddities(
     border = np.concatenate([union[0], union[-1], union[:, 0], union[:, -1]])
     if border.mean() > MAX_BORDER:
         found.append("it covers much of the image's border")
-    halves = [float(half.sum()) for half in np.array_split(union, 2, axis=1)]
-    if min(halves) < MIN_HALF * sum(halves):
+    if _least_half(union) < MIN_HALF:
         found.append("it lies in one half of the image")
     if is_map:
         found += _odd_sides(labels)
     return tuple(found)
+
+
+def _least_half(mask: NDArray[np.bool_]) -> float:
+    """Return the share of a mask in that half of the image, left or right, that holds less of it."""
+    halves = [int(half.sum()) for half in np.array_split(mask, 2, axis=1)]
+    return min(halves) / max(1, sum(halves))
 
 
 def _odd_sides(labels: NDArray[np.uint8]) -> list[str]:
@@ -81,6 +87,8 @@ def _odd_sides(labels: NDArray[np.uint8]) -> list[str]:
     found = []
     if right is not None and left is not None and right > left:
         found.append(EXCHANGED)
+    if right is None and _least_half(lungs[1]) >= MIN_HALF:
+        found.append(ALL_LEFT)
     if any(_crumbs(lung) > MAX_CRUMBS for lung in lungs if lung.any()):
         found.append("one lung lies in crumbs around the other")
     return found

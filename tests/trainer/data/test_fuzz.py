@@ -10,8 +10,9 @@ from PIL import Image
 from cxrseg.runtime import read
 from cxrseg.trainer.data.check import look_at
 from cxrseg.trainer.data.masks import label_map
-from cxrseg.trainer.data.samples import Sample
+from cxrseg.trainer.data.samples import Sample, read_samples
 from helpers.fuzz.masks import PHANTOM, damaged_masks, drawn_masks
+from helpers.fuzz.tables import PAIRS, image_name, mask_name, tables
 from helpers.trials.answers import asked, check_refusal
 from helpers.trials.trial import fuzzed
 
@@ -52,4 +53,24 @@ def test_damaged_masks(case: bytes, home: Path) -> bool:
         return False
     found = asked(lambda: label_map(sample, read(sample.image)))
     assert found is not None and set(np.unique(found[0])) <= {0, 1, 2}
+    return True
+
+
+@fuzzed(tables())
+def test_tables(case: bytes, home: Path) -> bool:
+    """A table gives pairs that are there, and none of files that it does not name."""
+    names = {home / name(number) for number in range(PAIRS) for name in (image_name, mask_name)}
+    for path in names:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    table = home / "pairs.csv"
+    table.write_bytes(case)
+    samples = asked(lambda: read_samples(table))
+    assert {path for path in home.rglob("*.png")} == names and table.read_bytes() == case
+    if samples is None:
+        return False
+    assert samples
+    for sample in samples:
+        # An absolute path may name anything.
+        assert sample.image.is_file() and sample.mask.is_file()
     return True

@@ -13,6 +13,7 @@ from cxrseg.runtime.core.orientation import Orientation
 from cxrseg.runtime.core.radiograph import Radiograph
 from cxrseg.trainer.data.check import check_pairs
 from cxrseg.trainer.data.masks import label_map, open_mask, tell_sides_apart
+from cxrseg.trainer.data.plausibility import ALL_LEFT, oddities
 from cxrseg.trainer.data.samples import Sample, read_samples
 from helpers.pairs import SIZE, Gray, Table, row, save, two_lungs, xray
 
@@ -146,6 +147,11 @@ class TestSides:
         mask = two_lungs()
         mask[28:32, 5:20] = 0
         assert tell_sides_apart(mask) is None
+
+    def test_two_lungs_that_are_called_left_are_named(self) -> None:
+        pixels = 1 - two_lungs().astype(np.float32)
+        assert oddities(two_lungs(2, 2), pixels, True) == (ALL_LEFT,)
+        assert oddities(two_lungs(1, 2), pixels, True) == ()
 
     def test_label_map_of_a_sample(self, tmp_path: Path) -> None:
         for name, mask, expected, sided in (
