@@ -76,7 +76,7 @@ def oddities(
 
 
 def _least_half(mask: NDArray[np.bool_]) -> float:
-    """Return the share of a mask in that half of the image, left or right, that holds less of it."""
+    """Return the share of a mask in the half of the image, left or right, that has less."""
     halves = [int(half.sum()) for half in np.array_split(mask, 2, axis=1)]
     return min(halves) / max(1, sum(halves))
 

@@ -67,7 +67,9 @@ def limited_time() -> Iterator[None]:
 
 
 def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not getrusage, which counts what the parent held when it started this process.
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def run(trial: Trial, count: int, number: int, folder: Path) -> Batch:
