@@ -19,6 +19,7 @@ from cxrseg.runtime.core.labels import Protocol
 from cxrseg.runtime.files.atomic import prepare_folder, remove_stale
 from cxrseg.runtime.files.opening import is_standard_output
 from cxrseg.runtime.terminal.console import FAILED, OK, echo, fail, progress
+from cxrseg.runtime.terminal.interruption import interrupted, uninterrupted
 from cxrseg.runtime.writers.paths import Format, dicom_among
 
 if TYPE_CHECKING:
@@ -132,8 +133,10 @@ def run(options: RunOptions) -> int:
         once=images == 1,
     )
 
-    # Imported while the model file is read, and first: nothing goes on without it.
-    import onnxruntime  # noqa: F401
+    # Imported while the model file is read, and first: nothing goes on without it. Interrupted, it
+    # would print a traceback.
+    with uninterrupted():
+        import onnxruntime  # noqa: F401
 
     # All that is next is imported while the model is loaded.
     from cxrseg.runtime.segmenter import Segmenter
@@ -248,6 +251,8 @@ def _report(options: RunOptions, outcomes: Outcomes, total: int = 0) -> int:
                 code = code or (FLAGGED if outcome.withheld else OK)
                 lines.done(describe(outcome), err=taken)
             record(job, outcome)
+            if interrupted():
+                raise KeyboardInterrupt
     if options.settings.resume:
         remove_stale(homes)
     if options.watch:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import click
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.terminal.interruption import ended_in_good_order
+from cxrseg.runtime.terminal.interruption import ended_in_good_order, interrupted
 from cxrseg.runtime.terminal.quiet import STDERR
 from cxrseg.runtime.terminal.streams import lost_output, steady_streams
 
@@ -63,9 +63,11 @@ def _run(command: click.Command, args: list[str] | None) -> int:
         _explain(error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        echo("error: interrupted; files already written are complete", err=True)
-        return INTERRUPTED
+        return _interrupted()
     except Exception as error:
+        # Some libraries make a failure of their own out of an interruption.
+        if interrupted():
+            return _interrupted()
         if os.environ.get(DEBUG):
             raise
         cause = f"unexpected failure ({type(error).__name__}: {error})"
@@ -80,6 +82,11 @@ def _explain(error: click.ClickException) -> None:
     error.show(text)
     for line in text.getvalue().rstrip("\n").split("\n"):
         echo(line, err=True)
+
+
+def _interrupted() -> int:
+    echo("error: interrupted; files already written are complete", err=True)
+    return INTERRUPTED
 
 
 def echo(text: str, err: bool = False) -> None:

@@ -15,6 +15,7 @@ from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.files.atomic import atomic_write, check_place
 from cxrseg.runtime.files.locks import take
 from cxrseg.runtime.files.opening import open_file, open_stream, place_of
+from cxrseg.runtime.terminal.interruption import uninterrupted
 from cxrseg.runtime.writers.tables import LINE_START, Record, header, line, row
 
 Add = Callable[[Record], None]
@@ -87,7 +88,7 @@ def csv_table(path: Path) -> Iterator[Add]:
     try:
         yield add
     finally:
-        with atomic_write(path) as temporary:
+        with uninterrupted(), atomic_write(path) as temporary:
             temporary.write_bytes(data.getbuffer())
 
 

@@ -78,3 +78,61 @@ def test_what_nohup_ignores_stays_ignored(model, xrays, tmp_path) -> None:
     done = subprocess.run(line, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(list((tmp_path / "out").iterdir())) == 9
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_during_the_imports_is_told_in_one_line(model, xrays, number: str) -> None:
+    """numpy, imported by compiled code, would print a traceback and fail in its own way."""
+    save_chests(xrays, 1)
+    code = (
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'numpy._core.numerictypes':\n"
+        f"            os.kill(os.getpid(), signal.{number})\n"
+        "sys.meta_path.insert(0, Finder())\n" + MAIN
+    )
+    line = [sys.executable, "-c", code, str(xrays / "0000.png"), *model]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr.split("\n")) == (130, ["", INTERRUPTED, ""])
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGHUP"])
+def test_a_signal_while_the_table_is_written_waits_for_it(
+    model, xrays, tmp_path, number: str
+) -> None:
+    save_chests(xrays, 3)
+    code = (
+        "import os, signal\n"
+        "from pathlib import Path\n"
+        "original = Path.write_bytes\n"
+        "def write_bytes(self, data):\n"
+        f"    os.kill(os.getpid(), signal.{number})\n"
+        "    return original(self, data)\n"
+        "Path.write_bytes = write_bytes\n" + MAIN
+    )
+    table = tmp_path / "all.csv"
+    line = [sys.executable, "-c", code, str(xrays), "--csv", str(table), *model]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 130 and done.stderr.split("\n") == ["", INTERRUPTED, ""]
+    assert len(table.read_text().splitlines()) == 4
+
+
+def test_what_swallows_an_interruption_does_not_stop_it(model, xrays, tmp_path) -> None:
+    save_chests(xrays, 5)
+    code = (
+        "import os, signal\n"
+        "from cxrseg.runtime.batch import process as batch\n"
+        "original = batch.read\n"
+        "def read(path):\n"
+        "    if path.name == '0002.png':\n"
+        "        try: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        except KeyboardInterrupt: raise ImportError('a library failed')\n"
+        "    return original(path)\n"
+        "batch.read = read\n" + MAIN
+    )
+    out = tmp_path / "out"
+    line = [sys.executable, "-c", code, str(xrays), "-o", str(out), "--jobs", "1", *model]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 130 and done.stderr.splitlines()[-1] == INTERRUPTED
+    assert sorted(path.stem for path in out.glob("*.json")) == ["0000", "0001"]
