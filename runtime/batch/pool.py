@@ -7,7 +7,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from threading import Condition, Event
-from typing import TypeVar
+from time import monotonic
+from typing import Any, TypeVar
+
+from cxrseg.runtime.terminal.interruption import uninterrupted
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,17 +41,22 @@ def in_order(
     futures: deque[Future[Result]] = deque()
     try:
         for item in items:
-            futures.append(pool.submit(function, item, stop.is_set))
-            while futures and (len(futures) >= 2 * workers or futures[0].done()):
+            # Here and below: an interruption between two steps of a lock would break it.
+            with uninterrupted():
+                futures.append(pool.submit(function, item, stop.is_set))
+            while futures and (len(futures) >= 2 * workers or _are_done(futures[0])):
                 yield _result(futures)
         while futures:
             yield _result(futures)
     finally:
-        stop.set()
-        for future in futures:
-            future.cancel()
+        with uninterrupted():
+            stop.set()
+            for future in futures:
+                future.cancel()
         # Not the pool's own waiting, which has no end where a network drive hangs.
-        wait(futures, _PATIENCE_S)
+        end = monotonic() + _PATIENCE_S
+        while not _are_done(*futures, within_s=_TICK_S) and monotonic() < end:
+            pass
         pool.shutdown(wait=False)
 
 
@@ -81,6 +89,12 @@ class Room:
 
 def _result(futures: deque[Future[Result]]) -> Result:
     # In ticks, because Windows delivers no Ctrl-C to a thread that waits without end.
-    while not futures[0].done():
-        wait([futures[0]], _TICK_S)
+    while not _are_done(futures[0], within_s=_TICK_S):
+        pass
     return futures.popleft().result()
+
+
+def _are_done(*futures: Future[Any], within_s: float = 0) -> bool:
+    """Tell whether all have ended, waiting for them so long."""
+    with uninterrupted():
+        return not wait(futures, within_s).not_done

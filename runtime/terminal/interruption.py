@@ -57,17 +57,17 @@ def interrupted() -> bool:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let a short block be completed first: files that are being put in place, imports.
+    """Let a short block be completed first: a file that is put in place, imports, the use of locks.
 
     Raises:
         KeyboardInterrupt: At its end, where a signal came meanwhile.
     """
-    _state.held = True
+    outer, _state.held = _state.held, True
     try:
         yield
     finally:
-        _state.held = False
-    if _state.waits:
+        _state.held = outer
+    if _state.waits and not outer:
         _state.waits = False
         raise KeyboardInterrupt
 
