@@ -6,6 +6,7 @@ without end. So a file is looked through before ONNX Runtime sees it.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,9 @@ def read_bytes(path: Path) -> bytes:
             raise CxrsegError(path, cause, "check the path of the model")
         return read_file(path, MAX_MODEL_BYTES)
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.EFBIG:
+            cause = f"is too large for a model (more than {MAX_MODEL_BYTES / 1e9:.0f} GB)"
+            raise CxrsegError(path, cause, EXPORT_AGAIN) from error
         cause = getattr(error, "strerror", None) or str(error)
         raise CxrsegError(path, f"cannot be read ({cause})", "check the permissions") from error
 

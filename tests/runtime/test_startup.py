@@ -24,7 +24,6 @@ def test_version_and_help_load_nothing_heavy(flag: str) -> None:
 
 
 UNUSED = {
-    "PIL.ImageOps",
     "PIL.TiffImagePlugin",
     "concurrent.futures",
     "csv",
@@ -39,7 +38,6 @@ UNUSED = {
     "pydicom",
     "secrets",
     "ssl",
-    "tempfile",
     "urllib.request",
     "watchdog",
     "zipfile",
@@ -47,8 +45,14 @@ UNUSED = {
 """Modules that take long to import and that one PNG does not need."""
 
 if hasattr(Image, "_import_plugin_for_extension"):
-    # Older releases of Pillow always load their common formats, and subprocess with JPEG.
-    UNUSED |= {"PIL.GifImagePlugin", "PIL.JpegImagePlugin", "subprocess"}
+    # Older releases of Pillow always load their common formats, and what these need.
+    UNUSED |= {
+        "PIL.GifImagePlugin",
+        "PIL.ImageOps",
+        "PIL.JpegImagePlugin",
+        "subprocess",
+        "tempfile",
+    }
 
 
 def test_one_png_loads_nothing_that_it_does_not_need(model, save_chest, xrays) -> None:
