@@ -199,7 +199,8 @@ def deidentified(origin: Origin) -> Origin:
 def _without_ratio(pixels: Dataset) -> Dataset:
     """Return what may be told of pixels: no free number, which could be one of the patient's."""
     part = Dataset()
-    part.update({tag: element for tag, element in pixels.items() if element.keyword != _RATIO})
+    part.update(pixels)
+    part.pop(_RATIO, None)
     return part
 
 

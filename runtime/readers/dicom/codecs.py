@@ -106,7 +106,7 @@ def _decode_rle(frame: Frame, rows: int, columns: int, samples: int) -> NDArray[
     ends = [*offsets[1:count], len(frame.data)]
     out = np.empty((samples, rows * columns, width), np.uint8)
     for number, (start, end) in enumerate(zip(offsets, ends, strict=False)):
-        is_cut = CUT in frame.repairs and end == len(frame.data)
+        is_cut = bool(frame.repairs) and end == len(frame.data)
         sample, byte = divmod(number, width)
         # Of the values' bytes, little endian, the highest comes first.
         out[sample, :, width - 1 - byte] = _segment(frame.data[start:end], rows * columns, is_cut)
@@ -122,7 +122,8 @@ def _segment(data: bytes, size: int, is_cut: bool) -> NDArray[np.uint8]:
     data, room = (data + bytes(_RUN), size + 2 * _RUN) if is_cut else (data, size + 1)
     try:
         plain = np.frombuffer(imagecodecs.packbits_decode(data, out=room), np.uint8)
-    except imagecodecs.ImcdError as error:
+    # Its errors have no common name in all versions.
+    except Exception as error:
         raise FrameError("the compressed image is damaged (RLE)") from error
     if len(plain) < size * (1 - MOST_LOST if is_cut else 1):
         raise FrameError("much of the compressed image is missing")

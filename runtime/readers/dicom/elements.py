@@ -137,9 +137,10 @@ class Elements:
                 self.repairs[WRONG_LENGTH] = None
                 at = header.start
                 continue
-            element = self._element(header) if self._is_possible(header) else None
+            is_possible = self._is_possible(header) and self._is_followed(header)
+            element = self._element(header) if is_possible else None
             if element is None:
-                if self._is_possible(header) and dictionary_has_tag(header.tag):
+                if is_possible and dictionary_has_tag(header.tag):
                     known = header
                 found = self._next_wanted(known)
                 if found is None:
@@ -237,6 +238,14 @@ class Elements:
         if header.start + header.length > self._size:
             return header.tag == PIXEL_DATA
         return header.vr is None or header.vr in _LONG or header.vr in _SHORT
+
+    def _is_followed(self, header: _Header) -> bool:
+        """Tell whether an element without VR, which could be any bytes, is followed by another."""
+        if header.vr is not None or header.length == UNDEFINED or header.tag == PIXEL_DATA:
+            return True
+        end = header.start + header.length
+        following = self._header(end)
+        return end == self._size or (following is not None and following.tag > header.tag)
 
     def _element(self, header: _Header) -> Element | None:
         """Return where the value ends, None where that cannot be told."""

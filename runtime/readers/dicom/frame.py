@@ -1,7 +1,7 @@
 """The one compressed frame of an image, freed of its fragments (PS3.5 A.4), and what it is.
 
 A stream says itself how it was compressed, and how large its picture is. The transfer syntax of the
-header is believed only of streams without a marker: RLE and pixels that are not compressed.
+header is never asked.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from struct import unpack_from
 
 from pydicom import uid
 
-from cxrseg.runtime.readers.dicom.elements import CUT, ITEM, WRONG_LENGTH, Encoding
+from cxrseg.runtime.readers.dicom.elements import CUT, ITEM, SEQUENCE_END, WRONG_LENGTH, Encoding
 
 NO_TABLE = "its offset table is missing"
 WRONG_TABLE = "its offset table is wrong"
@@ -20,7 +20,8 @@ MOST_LOST = 0.05
 
 NOT_WRAPPED = "its compressed image is not encapsulated"
 
-_ITEM = Encoding(implicit=False, little=True).tag(ITEM)
+_ITEM, _SEQUENCE_END = (Encoding(False, True).tag(tag) for tag in (ITEM, SEQUENCE_END))
+_DELIMITER = _SEQUENCE_END + bytes(4)
 
 # SOF0 to SOF15 without DHT, JPG and DAC, and JPEG-LS's SOF55.
 _FRAME_HEADERS = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
@@ -85,19 +86,19 @@ def is_wrapped(value: bytes) -> bool:
     return value.startswith(_ITEM)
 
 
-def unwrap(value: bytes, syntax: str) -> Frame:
+def unwrap(value: bytes, is_whole: bool = True) -> Frame:
     """Return the frame in the value of Pixel Data.
 
     Args:
         value: Fragments, the first of which should be the basic offset table; or the stream alone.
-        syntax: Transfer Syntax UID that the file tells.
+        is_whole: Whether its delimiter was found.
 
     Raises:
         FrameError: There are several frames, or none.
     """
     if not is_wrapped(value):
-        return _known(Frame(marked_as(value), value, (NOT_WRAPPED,)), syntax)
-    fragments, repairs = _fragments(value)
+        return _known(Frame(marked_as(value), value, (NOT_WRAPPED,)))
+    fragments, repairs = _fragments(value, is_whole)
     first = fragments[0]
     if marked_as(first) or _is_rle(first) or (len(fragments) == 1 and first):
         repairs.append(NO_TABLE)
@@ -111,17 +112,19 @@ def unwrap(value: bytes, syntax: str) -> Frame:
     data = fragments[0] if len(fragments) == 1 else b"".join(fragments)
     if not data:
         raise FrameError("the compressed image is empty")
-    return _known(Frame(marked_as(data), data, tuple(repairs)), syntax)
+    return _known(Frame(marked_as(data), data, tuple(repairs)))
 
 
-def _fragments(value: bytes) -> tuple[list[bytes], list[str]]:
+def _fragments(value: bytes, is_whole: bool) -> tuple[list[bytes], list[str]]:
     fragments, at = [], 0
     while value[at : at + 4] == _ITEM and at + 8 <= len(value):
         end = at + 8 + unpack_from("<I", value, at + 4)[0]
         if end > len(value):
             fragments.append(value[at + 8 :])
-            return fragments, [CUT]
-        if end < len(value) and value[end : end + 4] != _ITEM and any(value[end : end + 8]):
+            return fragments, [WRONG_LENGTH if is_whole else CUT]
+        following = value[end : end + 8]
+        is_end = not any(following) or _DELIMITER.startswith(following)
+        if not is_end and not following.startswith(_ITEM):
             # The length is too small: up to the end, or what follows would be lost.
             fragments.append(value[at + 8 :])
             return fragments, [WRONG_LENGTH]
@@ -130,9 +133,9 @@ def _fragments(value: bytes) -> tuple[list[bytes], list[str]]:
     return fragments, []
 
 
-def _known(frame: Frame, syntax: str) -> Frame:
+def _known(frame: Frame) -> Frame:
     """Return the frame with RLE told by its header, where no marker tells anything."""
-    if not frame.codec and (syntax == uid.RLELossless or _is_rle(frame.data)):
+    if not frame.codec and _is_rle(frame.data):
         return Frame("RLE", frame.data, frame.repairs)
     if frame.codec.startswith("JPEG") and frame.codec != "JPEG XL":
         return _ended(frame)

@@ -26,6 +26,7 @@ from cxrseg.runtime.files.opening import open_file
 from cxrseg.runtime.readers.dicom.elements import (
     MAX_VALUE,
     PIXEL_DATA,
+    WRONG_LENGTH,
     Element,
     Elements,
     Encoding,
@@ -98,8 +99,8 @@ def read_file(path: Path, keywords: Sequence[str], *, pixels: bool = False) -> D
         dataset = to_dataset(elements, found.values(), source.encoding)
         value: bytes = b""
         stated: int | None = 0
-        if pixels and elements.repairs:
-            image = elements.last_pixel_data() or image
+        if pixels and (elements.repairs or image is None):
+            image = _last_image(elements, image)
         if pixels and image is not None:
             value, stated = _pixels(elements, image, source.size)
         return DicomFile(
@@ -111,6 +112,14 @@ def read_file(path: Path, keywords: Sequence[str], *, pixels: bool = False) -> D
             stated,
             tuple(elements.repairs),
         )
+
+
+def _last_image(elements: Elements, image: Element | None) -> Element | None:
+    """Return the last Pixel Data of a damaged file; it may stand beyond what could be walked."""
+    last = elements.last_pixel_data()
+    if last is not None and image is None:
+        elements.repairs[WRONG_LENGTH] = None
+    return last or image
 
 
 def _pixels(elements: Elements, image: Element, size: int) -> tuple[bytes, int | None]:

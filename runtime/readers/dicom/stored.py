@@ -11,7 +11,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 
 from cxrseg.runtime.readers.dicom.codecs import decode
-from cxrseg.runtime.readers.dicom.elements import CUT, WRONG_LENGTH
+from cxrseg.runtime.readers.dicom.elements import CUT, NO_END, WRONG_LENGTH
 from cxrseg.runtime.readers.dicom.frame import (
     MOST_LOST,
     FrameError,
@@ -63,16 +63,17 @@ def read_stored(file: DicomFile) -> Stored:
     repairs: tuple[str, ...] = ()
     is_plain = file.syntax in _NATIVE and length == layout.size
     if not is_plain and (is_wrapped(data) or marked_as(data)):
-        frame = unwrap(data, file.syntax)
+        frame = unwrap(data, NO_END not in file.repairs)
         if frame.codec:
             values = decode(frame, rows, columns, samples)
             if CUT in frame.repairs:
-                _check_end(values)
+                _bound_end(values)
             return _with_bits(dataset, values, frame.codec, frame.repairs)
         data, length, repairs = frame.data, None, frame.repairs
     if file.syntax and file.syntax not in _NATIVE and len(data) not in layout.sizes:
         raise FrameError(_unknown(file.syntax))
-    if photometric_of(dataset) == "YBR_FULL_422" and len(data) in layout.lengths(2):
+    is_halved = photometric_of(dataset) == "YBR_FULL_422" and (samples, layout.width) == (3, 1)
+    if is_halved and len(data) in layout.lengths(2):
         return _with_bits(dataset, _half_chroma(data, rows, columns), "", repairs)
     layout = layout.of(len(data) if length is None else length)
     if len(data) < layout.size:
@@ -172,12 +173,17 @@ def _half_chroma(data: bytes, rows: int, columns: int) -> NDArray[np.uint8]:
     return full.reshape(rows, columns, 3)
 
 
-def _check_end(values: NDArray[Any]) -> None:
-    """Refuse an image much of which was made up by its decoder: rows that repeat."""
+def _bound_end(values: NDArray[Any]) -> None:
+    """Keep the end of an image that its decoder made up within the gray values of the rest.
+
+    Raises:
+        FrameError: Much was made up: rows repeat.
+    """
     most = int(MOST_LOST * len(values)) + 1
-    end = values[-most - 1 :]
-    if len(end) > most and (end[1:] == end[:-1]).all():
+    end = values[-most:]
+    if (end[1:] == end[:-1]).all():
         raise FrameError("much of the compressed image is missing")
+    np.clip(end, values[:-most].min(), values[:-most].max(), out=end)
 
 
 def _with_bits(

@@ -71,7 +71,7 @@ def read_table(
     Raises:
         TableError: There are no entries that differ.
     """
-    told = [int(x) for x in numbers(item, descriptor) if np.isfinite(x)]
+    told = _descriptor(item, descriptor)
     if len(told) < 2:
         raise TableError("its descriptor is no descriptor")
     count = told[0] % MOST_ENTRIES or MOST_ENTRIES
@@ -80,6 +80,13 @@ def read_table(
         raise TableError("its entries are all the same" if len(entries) else "it has no entries")
     note = "" if len(entries) == count else f"it has {len(entries)} entries, not {count}"
     return Table(_first(told[1], len(entries), span), entries, note)
+
+
+def _descriptor(item: Dataset, keyword: str) -> list[int]:
+    if keyword in item and item.get_item(keyword).VR in ("OB", "OW", "UN"):
+        raw, little = _bytes(item, keyword)
+        return [int(x) for x in np.frombuffer(raw, "<u2" if little else ">u2", len(raw) // 2)]
+    return [int(x) for x in numbers(item, keyword) if np.isfinite(x)]
 
 
 def _entries(item: Dataset, keyword: str, count: int, bits: int) -> NDArray[np.int64]:
