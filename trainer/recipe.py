@@ -17,7 +17,7 @@ from cxrseg.trainer.adapt.adapters import AdapterConfig
 from cxrseg.trainer.adapt.quantizers import QuantizationConfig
 
 Method = Literal["adalora", "decoder", "full"]
-ModelName = Literal["vit_n", "vit_t", "vit_b", "vit_l", "vit_h", "unet"]
+ModelName = Literal["conv_n", "conv_t", "vit_n", "vit_t", "vit_b", "vit_l", "vit_h", "unet"]
 StageChoice = Literal["1", "2", "all"]
 
 MANY = 1_000_000

@@ -19,8 +19,10 @@ from cxrseg.trainer.adapt.quantizers import (
     QuantizedLinear,
     QuantizedWeight,
 )
-from cxrseg.trainer.networks.build import Network
+from cxrseg.trainer.networks.build import AnySAM, Network
+from cxrseg.trainer.networks.convolutions import Convolution
 from cxrseg.trainer.networks.decoder import Prompt, decode, embed_prompt
+from cxrseg.trainer.networks.edge import EdgeSAM
 from cxrseg.trainer.networks.encoder import encode
 from cxrseg.trainer.networks.layers import Projections, effective
 from cxrseg.trainer.networks.lungsam import LungSAM
@@ -65,9 +67,46 @@ class Shipped(nn.Module):
         return decode(self.mask_decoder, embedding, prompt, self.channels)
 
 
+class ShippedEdge(nn.Module):
+    """The prompt-free edge SAM with every layer plain and everything constant computed.
+
+    Args:
+        model: A trained network; is changed.
+        layers: Its table.
+    """
+
+    tokens: Tensor
+    queries: Tensor
+    dense: Tensor
+    positions: Tensor
+
+    def __init__(self, model: EdgeSAM, layers: Sequence[Layer]) -> None:
+        super().__init__()
+        model.eval().requires_grad_(False).fold()
+        with torch.no_grad():
+            prompt = model.no_prompt()
+        self.register_buffer("tokens", prompt.tokens.contiguous())
+        self.register_buffer("queries", prompt.queries.contiguous())
+        self.register_buffer("dense", prompt.dense)
+        self.register_buffer("positions", prompt.positions.contiguous())
+        make_plain(model, layers)
+        self.image_encoder = model.image_encoder
+        self.mask_decoder = model.mask_decoder
+        if any(quantizers(model)):
+            round_stored(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Segment float32 [B, 1, S, S]; equal to `EdgeSAM.forward`."""
+        prompt = Prompt(self.tokens, self.queries, self.dense, self.positions)
+        masks, _ = self.mask_decoder(self.image_encoder(image), prompt)
+        return torch.as_tensor(masks)
+
+
 @torch.no_grad()
-def make_plain(model: LungSAM, layers: Sequence[Layer]) -> None:
+def make_plain(model: AnySAM, layers: Sequence[Layer]) -> None:
     """Replace every layer that is a linear map by a Linear of its effective weight, in place.
+
+    Kernels that are kept as matrices become convolutions of torch's own kind.
 
     Merges adapters, q, k and v, and the gray patch embedding; turns 1 x 1 and transposed
     convolutions into the Linears that they are. Layers keep their names and quantizers.
@@ -77,11 +116,12 @@ def make_plain(model: LungSAM, layers: Sequence[Layer]) -> None:
         layers: Its table, or that of the network that it is a copy of.
     """
     for row in layers:
-        if row.kind != "linear":
-            continue
         module = model.get_submodule(row.name)
         holder: Any = module if isinstance(module, QuantizedWeight) else None
-        plain = _linear(module if holder is None else holder.layer)
+        layer = module if holder is None else holder.layer
+        if row.kind != "linear" and not isinstance(layer, Convolution):
+            continue
+        plain = layer.plain() if isinstance(layer, Convolution) else _linear(layer)
         if holder is None:
             model.set_submodule(row.name, plain)
         else:
@@ -159,11 +199,10 @@ def fused(model: Network, layers: Sequence[Layer], integer: bool) -> nn.Module:
     """
     if isinstance(model, UNet):
         return rounded_unet(model) if integer else folded(model)
-    if integer:
-        return Shipped(model, layers)
     twin = copy.deepcopy(model)
-    unquantize(twin)
-    return Shipped(twin, layers)
+    if not integer:
+        unquantize(twin)
+    return Shipped(twin, layers) if isinstance(twin, LungSAM) else ShippedEdge(twin, layers)
 
 
 @torch.no_grad()

@@ -13,11 +13,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from cxrseg.trainer.networks.build import AnySAM
 from cxrseg.trainer.networks.layers import SplitLinear, effective
 from cxrseg.trainer.networks.lungsam import LungSAM
 
-TARGETS = r"blocks\.\d+\.(attn\.qkv\.[qkv]|attn\.proj|mlp\.lin[12])"
-"""Layers of the image encoder that are adapted."""
+TARGETS = r"blocks\.\d+\.(attn\.qkv\.[qkv]|attn\.proj|mlp\.lin[12])|(stage\d+\..+|neck)\.kernel"
+"""Layers of the image encoder that are adapted: Linears of a ViT, kernels of a ConvEncoder."""
 
 RANK = "rank/"
 """What the logged rank of a layer is called before the layer's name in the encoder."""
@@ -127,13 +128,13 @@ class RankAllocation:
         self._tuner.peft_config["default"].rank_pattern = state["rank_pattern"]
 
 
-def add_adapters(model: LungSAM, config: AdapterConfig, total_steps: int) -> RankAllocation:
+def add_adapters(model: AnySAM, config: AdapterConfig, total_steps: int) -> RankAllocation:
     """Put adapters on the image encoder, in place, and freeze its other weights.
 
     The update starts at zero, so the model computes what it did before.
 
     Args:
-        model: A float model without adapters.
+        model: A float model without adapters; batch norms are folded.
         config: Ranks and schedule.
         total_steps: Optimizer steps of the training to come; a schedule needs at least 10.
     """
@@ -143,8 +144,9 @@ def add_adapters(model: LungSAM, config: AdapterConfig, total_steps: int) -> Ran
         from peft import AdaLoraConfig
         from peft.tuners.adalora import AdaLoraModel
 
-    for block in model.image_encoder.blocks:
-        block.attn.qkv = SplitLinear(block.attn.qkv)
+    if isinstance(model, LungSAM):
+        for block in model.image_encoder.blocks:
+            block.attn.qkv = SplitLinear(block.attn.qkv)
     total = max(total_steps, 10)
     peft_config = AdaLoraConfig(
         target_modules=TARGETS,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cxrseg.trainer.adapt.quantizers import ActivationQuantizer, QuantizedWeight
 from cxrseg.trainer.networks.build import Network
+from cxrseg.trainer.networks.convolutions import Convolution
 from cxrseg.trainer.networks.layers import GrayPatchEmbed, SplitLinear, effective
 from cxrseg.trainer.networks.lungsam import PROMPT_ONLY, LungSAM
 
@@ -19,6 +20,7 @@ Kind = Literal["linear", "conv", "attention"]
 
 _WITH_WEIGHT = (
     QuantizedWeight,
+    Convolution,
     GrayPatchEmbed,
     SplitLinear,
     nn.Linear,
@@ -52,7 +54,8 @@ class Layer:
     def operands(self) -> dict[str, ActivationQuantizer]:
         """Operand -> its quantizer; empty in floating point.
 
-        Operands are ``input`` (and ``output`` of a ``conv``), or those of an attention: ``query``,
+        Operands are ``input`` (and ``output`` of a ``conv`` that is rounded there), or those of
+        an attention: ``query``,
         ``key``, ``probability``, ``value``.
         """
         children = self.module.named_children()
@@ -97,7 +100,8 @@ def layer_table(model: Network) -> list[Layer]:
 def _with_weight(name: str, module: nn.Module) -> Layer:
     layer = module.layer if isinstance(module, QuantizedWeight) else module
     kind: Kind
-    if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
+    pixels = isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
+    if isinstance(layer, Convolution) or pixels:
         kind, shape = "conv", tuple(layer.weight.shape)
     elif isinstance(layer, nn.ConvTranspose2d) and layer.kernel_size != layer.stride:
         kind, shape = "conv", tuple(layer.weight.transpose(0, 1).shape)

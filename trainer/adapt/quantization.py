@@ -25,10 +25,10 @@ from cxrseg.trainer.adapt.quantizers import (
     RowQuantizer,
     weight_limit,
 )
-from cxrseg.trainer.networks.lungsam import LungSAM
+from cxrseg.trainer.networks.build import AnySAM
 
 
-def quantize(model: LungSAM, config: QuantizationConfig) -> None:
+def quantize(model: AnySAM, config: QuantizationConfig) -> None:
     """Put fake quantizers into a float model, in place, in mode ``bypass``.
 
     Layers with a weight are replaced by `QuantizedLinear` or `QuantizedConv2d`; the attention
@@ -76,7 +76,7 @@ def make_float(model: nn.Module, layers: Sequence[Layer]) -> None:
             layer.module.update({name: nn.Identity() for name in layer.operands})
 
 
-def unquantize(model: LungSAM) -> None:
+def unquantize(model: AnySAM) -> None:
     """Take all fake quantizers out of a model, in place."""
     make_float(model, layer_table(model))
 

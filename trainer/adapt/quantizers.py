@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cxrseg.trainer.networks.convolutions import Convolution
 from cxrseg.trainer.networks.layers import effective
 
 Mode = Literal["bypass", "observe", "quantize"]
@@ -268,12 +269,13 @@ class QuantizedConv2d(QuantizedWeight):
     """A convolution with uint8 input and output and int8 weight.
 
     The output is quantized as well because ONNX Runtime has no integer convolution with a float
-    result.
+    result; where a ReLU follows, the layer says that whoever reads it does that.
     """
 
-    def __init__(self, layer: nn.Conv2d, config: QuantizationConfig) -> None:
+    def __init__(self, layer: nn.Conv2d | Convolution, config: QuantizationConfig) -> None:
         super().__init__(layer, config)
-        self.output = ActivationQuantizer(config.momentum)
+        rounded = getattr(layer, "rounded", True)
+        self.output = ActivationQuantizer(config.momentum) if rounded else nn.Identity()
 
     def raw_weight(self) -> Tensor:
         """Return the kernel [out, in, kH, kW]."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.adapt.quantization import set_mode
 from cxrseg.trainer.adapt.quantizers import QuantizationConfig
-from cxrseg.trainer.networks.lungsam import LungSAM
+from cxrseg.trainer.networks.build import AnySAM
 
 CAP_DB = 200.0
 """SQNR given for logits that do not change at all, dB."""
@@ -43,7 +43,7 @@ def sqnr(reference: Tensor, noisy: Tensor) -> float:
 
 @torch.no_grad()
 def measure(
-    model: LungSAM, images: Tensor, dice: Callable[[Tensor], float]
+    model: AnySAM, images: Tensor, dice: Callable[[Tensor], float]
 ) -> dict[str, Sensitivity]:
     """Quantize one layer at a time and compare with the float network.
 

@@ -33,6 +33,7 @@ from cxrseg.trainer.networks.build import (
 )
 from cxrseg.trainer.networks.lungsam import LungSAM
 from cxrseg.trainer.networks.torch_file import read_torch_file
+from cxrseg.trainer.networks.unet import UNet
 
 FORMAT = "cxrseg-checkpoint"
 FORMAT_VERSION = 2
@@ -212,7 +213,7 @@ def build(description: Description) -> Network:
     """
     size = description.preprocessing.size
     model = build_network(description.architecture, size, description.labels)
-    if not isinstance(model, LungSAM):
+    if isinstance(model, UNet):
         if description.adapters is not None or description.quantization is not None:
             raise ValueError(f"a {description.model} has neither adapters nor fake quantizers")
         return model

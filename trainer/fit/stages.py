@@ -39,11 +39,12 @@ from cxrseg.trainer.fit.run import (
 )
 from cxrseg.trainer.fit.start import model_soup, start_from
 from cxrseg.trainer.fit.training import LAST, count_steps, run_stage
-from cxrseg.trainer.networks.build import AnyArchitecture, Network
+from cxrseg.trainer.networks.build import AnyArchitecture, AnySAM, Network
+from cxrseg.trainer.networks.edge import EDGE, EdgeSAM
 from cxrseg.trainer.networks.lungsam import LungSAM, freeze
 from cxrseg.trainer.networks.sam import ARCHITECTURES
 from cxrseg.trainer.networks.torch_file import read_torch_file
-from cxrseg.trainer.networks.unet import UNetArchitecture
+from cxrseg.trainer.networks.unet import UNet, UNetArchitecture
 from cxrseg.trainer.recipe import Recipe, StageRecipe
 
 
@@ -51,6 +52,9 @@ def architecture_of(recipe: Recipe) -> AnyArchitecture:
     """Return the architecture that a recipe asks for."""
     if recipe.model == "unet":
         return UNetArchitecture(recipe.unet.channels)
+    if recipe.model in EDGE:
+        # Adapters take kernels as they are shipped.
+        return replace(EDGE[recipe.model], folded=recipe.method != "full")
     architecture = ARCHITECTURES[recipe.model]
     return architecture.with_global_attention() if recipe.global_attention else architecture
 
@@ -88,12 +92,13 @@ def first_stage(run: Run, samples: Sequence[Sample]) -> StageReport:
     groups = [sample.group for sample in val_samples(recipe, samples)]
     teachers = teachers_of(run, recipe.stage1)
     task = Task(model, recipe.stage1, description, groups, teachers)
-    if isinstance(model, LungSAM):
+    if not isinstance(model, UNet):
         if recipe.method == "decoder":
             freeze([model.image_encoder])
         if description.adapters is not None:
             steps = count_steps(recipe, recipe.stage1, samples)
             task.allocation = add_adapters(model, description.adapters, steps)
+    if isinstance(model, LungSAM):
         model.gradient_checkpointing = recipe.gradient_checkpointing
     model.train()  # Lightning keeps the mode that it finds
     report = run_stage(run, 1, task, samples)
@@ -103,7 +108,7 @@ def first_stage(run: Run, samples: Sequence[Sample]) -> StageReport:
 
 def open_first_stage(
     run: Run, samples: Sequence[Sample], start: Path
-) -> tuple[LungSAM, Description]:
+) -> tuple[AnySAM, Description]:
     """Load the network of a stage 1 and describe what stage 2 makes of it.
 
     Args:
@@ -117,7 +122,7 @@ def open_first_stage(
     """
     loaded = load(start)
     model, before = loaded.model, loaded.description
-    if not isinstance(model, LungSAM):
+    if isinstance(model, UNet):
         cause = f"is a {before.model}, which has no quantization-aware training"
         raise CxrsegError(start, cause, "cxrseg-export calibrates it to INT8 as it is")
     if before.quantization is not None:
@@ -131,9 +136,12 @@ def open_first_stage(
             remedy = "swap it with a --soup that has none: those of --soup are merged"
             raise CxrsegError(start, cause, remedy)
         model_soup(model, [start_from(path, before)[0] for path in run.soup])
-    quantization = run.recipe.quantization
-    data = summarize(samples)
-    return model, replace(before, stage=2, quantization=quantization, data=data, metrics={})
+    if isinstance(model, EdgeSAM):
+        model.fold()
+    described = replace(
+        before, architecture=model.architecture, data=summarize(samples), metrics={}
+    )
+    return model, replace(described, stage=2, quantization=run.recipe.quantization)
 
 
 def second_stage(run: Run, samples: Sequence[Sample], start: Path) -> StageReport:
@@ -170,7 +178,7 @@ def second_stage(run: Run, samples: Sequence[Sample], start: Path) -> StageRepor
     return report
 
 
-def freeze_for_quantization(model: LungSAM, description: Description) -> None:
+def freeze_for_quantization(model: AnySAM, description: Description) -> None:
     """Exclude from stage 2 what it holds: singular values, and what stage 1 did not train."""
     freeze(model.unused_modules())
     if description.adapters is not None:
@@ -182,7 +190,7 @@ def freeze_for_quantization(model: LungSAM, description: Description) -> None:
 
 
 def prepare_quantization(
-    model: LungSAM, recipe: Recipe, samples: Sequence[Sample], description: Description
+    model: AnySAM, recipe: Recipe, samples: Sequence[Sample], description: Description
 ) -> Description:
     """Quantize and calibrate a model in place, leaving sensitive layers in floating point.
 

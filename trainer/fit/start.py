@@ -13,12 +13,13 @@ from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.trainer.adapt.adapters import merge_adapters
 from cxrseg.trainer.adapt.quantization import unquantize
 from cxrseg.trainer.fit.checkpoint import Description, build, load, require_numbers
-from cxrseg.trainer.networks.build import Network, require_sam
+from cxrseg.trainer.networks.build import AnySAM, Network, require_sam
+from cxrseg.trainer.networks.edge import EdgeSAM
 from cxrseg.trainer.networks.lungsam import LungSAM, load_official, load_weights
 from cxrseg.trainer.networks.torch_file import read_torch_file
 
 
-def float_state(model: LungSAM) -> dict[str, Tensor]:
+def float_state(model: AnySAM) -> dict[str, Tensor]:
     """Return the state dict of the same network without adapters and quantizers."""
     unquantize(model)
     merge_adapters(model)
@@ -45,6 +46,35 @@ def select_labels(
             index, _, tail = name.removeprefix(head).partition(".")
             selected[name] = state[f"{head}{order[int(index)]}.{tail}"]
     return selected
+
+
+LABEL_ROWS = (
+    "mask_decoder.mask_tokens.weight",
+    "mask_decoder.bias",
+    "mask_decoder.iou_head.4.weight",
+    "mask_decoder.iou_head.4.bias",
+)
+"""Parameters of an edge SAM that have a row for each label."""
+
+
+def keep_labels(
+    state: dict[str, Tensor], old: tuple[str, ...], model: EdgeSAM
+) -> dict[str, Tensor]:
+    """Return a state in which each label has its own rows, and a new label those of `model`.
+
+    Args:
+        state: Of an edge SAM of the same size.
+        old: Its labels.
+        model: The network that it is for.
+    """
+    kept, own = dict(state), model.state_dict()
+    for name in LABEL_ROWS:
+        rows = own[name].clone()
+        for row, label in enumerate(model.labels):
+            if label in old:
+                rows[row] = state[name][old.index(label)]
+        kept[name] = rows
+    return kept
 
 
 @torch.no_grad()
@@ -78,8 +108,10 @@ def start_from(path: Path, description: Description) -> tuple[Network, int | Non
     checkpoint = read_torch_file(path)
     if not (isinstance(checkpoint, dict) and "hyper_parameters" in checkpoint):
         if not isinstance(model, LungSAM):
-            cause = "is no checkpoint of cxrseg-train, and a U-Net starts from no other"
-            remedy = "give the model.ckpt of a U-Net, or leave --checkpoint out"
+            cause = (
+                f"is no checkpoint of cxrseg-train, and a {description.model} starts from no other"
+            )
+            remedy = f"give the model.ckpt of a {description.model}, or leave --checkpoint out"
             raise CxrsegError(path, cause, remedy)
         load_official(model, path)
         require_numbers(model.state_dict(), path)
@@ -89,6 +121,15 @@ def start_from(path: Path, description: Description) -> tuple[Network, int | Non
         state = float_state(require_sam(start.model, path))
         selected = select_labels(state, start.description.labels, description.labels)
         load_weights(model, selected, path)
+    elif isinstance(model, EdgeSAM) and isinstance(start.model, EdgeSAM):
+        state = float_state(start.model)
+        if model.architecture.folded:
+            start.model.fold()
+            state = start.model.state_dict()
+        if start.model.architecture != model.architecture:
+            cause = f"is a {start.description.model} of another size, or one without batch norms"
+            raise CxrsegError(path, cause, f"give a {description.model}, or another --method")
+        model.load_state_dict(keep_labels(state, start.model.labels, model))
     else:
         _require_same(start.description, description, path)
         model.load_state_dict(start.model.state_dict())

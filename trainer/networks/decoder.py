@@ -87,6 +87,28 @@ def cross_attention(
     return queries, layer_norm(layer.norm4, keys + attended)
 
 
+def attend_to_image(transformer: Any, embedding: Tensor, prompt: Prompt) -> tuple[Tensor, Tensor]:
+    """Let prompt and image attend to one another: the forward pass of SAM's two-way transformer.
+
+    Args:
+        transformer: SAM's `TwoWayTransformer`.
+        embedding: [B, side * side, C].
+        prompt: From `embed_prompt`.
+
+    Returns:
+        Queries [B, N, C] and keys [B, side * side, C].
+    """
+    tokens = prompt.tokens.expand(len(embedding), -1, -1)
+    queries = prompt.queries.expand(len(embedding), -1, -1)
+    positions, keys = prompt.positions, embedding + prompt.dense
+    for index, layer in enumerate(transformer.layers):
+        if index:
+            queries = self_attention(layer, queries, tokens)
+        queries, keys = cross_attention(layer, queries, keys, tokens, positions)
+    attended = transformer.final_attn_token_to_image(q=queries + tokens, k=keys + positions, v=keys)
+    return layer_norm(transformer.norm_final_attn, queries + attended), keys
+
+
 def decode(decoder: Any, embedding: Tensor, prompt: Prompt, channels: int) -> Tensor:
     """Turn an image embedding and a prompt into mask logits.
 
@@ -101,16 +123,7 @@ def decode(decoder: Any, embedding: Tensor, prompt: Prompt, channels: int) -> Te
     """
     batch, cells, _ = embedding.shape
     side = int(cells**0.5)
-    tokens = prompt.tokens.expand(batch, -1, -1)
-    queries = prompt.queries.expand(batch, -1, -1)
-    positions, keys = prompt.positions, embedding + prompt.dense
-    transformer = decoder.transformer
-    for index, layer in enumerate(transformer.layers):
-        if index:
-            queries = self_attention(layer, queries, tokens)
-        queries, keys = cross_attention(layer, queries, keys, tokens, positions)
-    attended = transformer.final_attn_token_to_image(q=queries + tokens, k=keys + positions, v=keys)
-    queries = layer_norm(transformer.norm_final_attn, queries + attended)
+    queries, keys = attend_to_image(decoder.transformer, embedding, prompt)
 
     expand1, norm, _, expand2, _ = decoder.output_upscaling
     x = apply_linear(expand1, keys.reshape(batch * cells, -1)).reshape(batch * cells * 4, -1)

@@ -1,0 +1,206 @@
+"""The edge SAM: convolutions in place of the ViT, SAM's prompt encoder and two-way decoder.
+
+The encoder's features at 1/4 and 1/8 of the side join the upsampling of the masks, as the
+high-resolution features of SAM 2 do (Ravi et al. 2024, section 4). One mask token stands for one
+label, and the IoU token predicts the Dice of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cxrseg.runtime.core.labels import label_named
+from cxrseg.trainer.networks.convolutions import (
+    ConvEncoder,
+    Convolution,
+    Features,
+    Residual,
+    fold_norms,
+)
+from cxrseg.trainer.networks.decoder import Prompt, attend_to_image, first_queries
+from cxrseg.trainer.networks.sam import PATCH, segment_anything
+
+HEADS = 8
+"""Of the two-way transformer, as in SAM."""
+
+DEPTH = 2
+"""Blocks of the two-way transformer, as in SAM."""
+
+MASK_CHANNELS = 16
+"""Width of the convolutions that a mask prompt goes through, as in SAM."""
+
+RARE = -2.0
+"""Logit bias that masks begin with: most pixels belong to none."""
+
+
+@dataclass(frozen=True)
+class EdgeArchitecture:
+    """Size of an edge SAM.
+
+    Attributes:
+        name: One of `EDGE`.
+        channels: Of the stem, and of the stages at 1/4, 1/8 and 1/16 of the side.
+        blocks: Residual blocks of each stage.
+        decoder_dim: Width of neck, prompt encoder and mask decoder.
+        decoder_mlp: Hidden width of the two-way transformer's MLPs.
+        folded: Whether the batch norms are part of the convolutions: before adapters and
+            quantizers they have to be.
+    """
+
+    name: str
+    channels: tuple[int, int, int, int]
+    blocks: tuple[int, int, int]
+    decoder_dim: int = 128
+    decoder_mlp: int = 256
+    folded: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data (lists, ints, strings, a bool) for a checkpoint."""
+        return {**asdict(self), "channels": list(self.channels), "blocks": list(self.blocks)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> EdgeArchitecture:
+        """Rebuild from `to_dict`."""
+        channels, blocks = tuple(data["channels"]), tuple(data["blocks"])
+        return cls(**{**data, "channels": channels, "blocks": blocks})
+
+
+EDGE: dict[str, EdgeArchitecture] = {
+    "conv_n": EdgeArchitecture("conv_n", (4, 8, 8, 16), (0, 1, 1), decoder_dim=32, decoder_mlp=32),
+    "conv_t": EdgeArchitecture("conv_t", (24, 32, 64, 160), (1, 1, 2)),
+}
+"""``conv_t`` is the edge size; ``conv_n`` is for trials."""
+
+
+class EdgeDecoder(nn.Module):
+    """SAM's two-way transformer, and an upsampling that the encoder's features join.
+
+    Args:
+        architecture: Size of the network.
+        labels: Number of masks.
+    """
+
+    def __init__(self, architecture: EdgeArchitecture, labels: int) -> None:
+        super().__init__()
+        sam = segment_anything()
+        dim = architecture.decoder_dim
+        _, quarter, eighth, _ = architecture.channels
+        self.iou_token = nn.Embedding(1, dim)
+        self.mask_tokens = nn.Embedding(labels, dim)
+        self.transformer = sam.TwoWayTransformer(DEPTH, dim, HEADS, architecture.decoder_mlp)
+        self.up8 = Convolution(dim, eighth, size=1, rounded=True)
+        self.refine8 = Residual(eighth)
+        self.up4 = Convolution(eighth, quarter, size=1, rounded=True)
+        self.refine4 = Residual(quarter)
+        self.hypernetwork = _mlp(dim, dim, quarter)
+        self.iou_head = _mlp(dim, dim, labels)
+        self.bias = nn.Parameter(torch.full((labels,), RARE))
+
+    def forward(self, features: Features, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        """Turn an image's features and a prompt into masks.
+
+        Args:
+            features: Of the image encoder.
+            prompt: From `EdgeSAM.embed`.
+
+        Returns:
+            Logits [B, C, S / 4, S / 4], and the logit of each mask's Dice [B, C].
+        """
+        embedding = features.embedding
+        tokens = embedding.flatten(2).transpose(1, 2)
+        queries, keys = attend_to_image(self.transformer, tokens, prompt)
+        x = keys.transpose(1, 2).reshape(embedding.shape)
+        x = self.refine8(F.relu(enlarged(self.up8, x) + features.eighth))
+        x = self.refine4(F.relu(enlarged(self.up4, x) + features.quarter))
+        labels = self.mask_tokens.num_embeddings
+        kernels = self.hypernetwork(queries[:, 1 : 1 + labels])
+        masks = (kernels @ x.flatten(2)).reshape(len(x), labels, *x.shape[-2:])
+        return masks + self.bias.reshape(-1, 1, 1), self.iou_head(queries[:, 0])
+
+
+def enlarged(layer: Any, x: Tensor) -> Tensor:
+    """Apply a 1 x 1 convolution to x [B, C, H, W] and repeat each pixel: [B, out, 2 H, 2 W]."""
+    out = F.interpolate(layer(x), scale_factor=2.0, mode="nearest")
+    # In INT8 the larger map is bytes as well, so that the sum to come is one of integers.
+    return torch.as_tensor(layer.output.repeat(out)) if hasattr(layer, "weight_scale") else out
+
+
+def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    sizes = ((inputs, hidden), (hidden, hidden), (hidden, outputs))
+    first, second, third = (nn.Linear(*pair) for pair in sizes)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
+
+
+class EdgeSAM(nn.Module):
+    """A convolutional SAM for lungs: gray image in, one logit map per label out.
+
+    Args:
+        architecture: Size of the network.
+        image_size: Side S of the input in pixels, a multiple of 16.
+        labels: Channel names, known to `cxrseg.runtime.core.labels`, at least one.
+
+    Raises:
+        ValueError: There are no labels.
+    """
+
+    def __init__(
+        self, architecture: EdgeArchitecture, image_size: int, labels: Sequence[str]
+    ) -> None:
+        super().__init__()
+        if not labels:
+            raise ValueError("no labels")
+        for name in labels:
+            label_named(name)
+        self.architecture = architecture
+        self.image_size = image_size
+        self.labels = tuple(labels)
+        dim, grid = architecture.decoder_dim, (image_size // PATCH, image_size // PATCH)
+        self.image_encoder = ConvEncoder(architecture.channels, architecture.blocks, dim)
+        self.prompt_encoder: Any = segment_anything().PromptEncoder(
+            dim, grid, (image_size, image_size), MASK_CHANNELS, nn.ReLU
+        )
+        self.mask_decoder = EdgeDecoder(architecture, len(labels))
+        if architecture.folded:
+            fold_norms(self)
+        self.to(memory_format=torch.channels_last)  # convolutions train faster so
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Segment.
+
+        Args:
+            image: float32 [B, 1, S, S] in [0, 1], as `cxrseg.runtime.core.preprocess` makes it.
+
+        Returns:
+            Logits float32 [B, C, S / 4, S / 4], C = number of labels; above 0 is lung.
+        """
+        masks, _ = self.mask_decoder(self.image_encoder(image), self.no_prompt())
+        return torch.as_tensor(masks)
+
+    def no_prompt(self) -> Prompt:
+        """Return the prompt that says nothing."""
+        decoder, encoder = self.mask_decoder, self.prompt_encoder
+        nothing = encoder.no_mask_embed.weight.new_zeros(1, 0, self.architecture.decoder_dim)
+        tokens, queries = first_queries(decoder, nothing)
+        dense = encoder.no_mask_embed.weight.reshape(-1)
+        return Prompt(tokens, queries, dense, encoder.get_dense_pe().flatten(2).transpose(1, 2))
+
+    def fold(self) -> None:
+        """Fold the batch norms, in place; the network gives the same."""
+        fold_norms(self)
+        self.architecture = replace(self.architecture, folded=True)
+
+    def unused_modules(self) -> list[nn.Module]:
+        """Return the parts of SAM that a prompt-free mask never reaches."""
+        prompt = self.prompt_encoder
+        return [
+            self.mask_decoder.iou_head,
+            prompt.mask_downscaling,
+            prompt.not_a_point_embed,
+            *prompt.point_embeddings,
+        ]
