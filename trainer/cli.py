@@ -66,9 +66,10 @@ def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bo
 )
 @click.option(
     "--model",
-    type=click.Choice(["vit_t", "vit_b", "vit_l", "vit_h", "vit_n", "unet"]),
-    help="The network: vit_t is a SAM for the clinic PC, vit_b, vit_l, vit_h are Meta's SAMs, "
-    "vit_n is a toy for trials, unet is MONAI's U-Net.  [default: vit_t]",
+    type=click.Choice(["conv_t", "vit_t", "vit_b", "vit_l", "vit_h", "conv_n", "vit_n", "unet"]),
+    help="The network: conv_t and vit_t are SAMs for the clinic PC, one of convolutions and one "
+    "with a ViT, vit_b, vit_l, vit_h are Meta's SAMs, conv_n and vit_n are toys, unet is MONAI's "
+    "U-Net.  [default: vit_t]",
 )
 @click.option(
     "--checkpoint",

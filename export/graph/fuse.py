@@ -118,10 +118,10 @@ def make_plain(model: AnySAM, layers: Sequence[Layer]) -> None:
     for row in layers:
         module = model.get_submodule(row.name)
         holder: Any = module if isinstance(module, QuantizedWeight) else None
-        layer = module if holder is None else holder.layer
+        layer: Any = module if holder is None else holder.layer
         if row.kind != "linear" and not isinstance(layer, Convolution):
             continue
-        plain = layer.plain() if isinstance(layer, Convolution) else _linear(layer)
+        plain: Any = layer.plain() if isinstance(layer, Convolution) else _linear(layer)
         if holder is None:
             model.set_submodule(row.name, plain)
         else:

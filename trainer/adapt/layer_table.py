@@ -6,7 +6,7 @@ Whoever has to know them (quantization, sensitivity, export, recovery) asks here
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -98,7 +98,7 @@ def layer_table(model: Network) -> list[Layer]:
 
 
 def _with_weight(name: str, module: nn.Module) -> Layer:
-    layer = module.layer if isinstance(module, QuantizedWeight) else module
+    layer: Any = module.layer if isinstance(module, QuantizedWeight) else module
     kind: Kind
     pixels = isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
     if isinstance(layer, Convolution) or pixels:

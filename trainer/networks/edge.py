@@ -25,6 +25,7 @@ from cxrseg.trainer.networks.convolutions import (
 )
 from cxrseg.trainer.networks.decoder import Prompt, attend_to_image, first_queries
 from cxrseg.trainer.networks.sam import PATCH, segment_anything
+from cxrseg.trainer.networks.sizes import MAX_BLOCKS, MAX_WIDTH, require_whole
 
 HEADS = 8
 """Of the two-way transformer, as in SAM."""
@@ -39,6 +40,12 @@ RARE = -2.0
 """Logit bias that masks begin with: most pixels belong to none."""
 
 
+EDGE_NAMES = ("conv_n", "conv_t")
+
+LENGTHS = {"channels": (4, 4), "blocks": (3, 3)}
+"""How many numbers an architecture has of each."""
+
+
 @dataclass(frozen=True)
 class EdgeArchitecture:
     """Size of an edge SAM.
@@ -51,6 +58,9 @@ class EdgeArchitecture:
         decoder_mlp: Hidden width of the two-way transformer's MLPs.
         folded: Whether the batch norms are part of the convolutions: before adapters and
             quantizers they have to be.
+
+    Raises:
+        ValueError: There is no such network, or it is far larger than any that is known.
     """
 
     name: str
@@ -59,6 +69,18 @@ class EdgeArchitecture:
     decoder_dim: int = 128
     decoder_mlp: int = 256
     folded: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "blocks"):
+            require_whole(f"the length of {name}", len(getattr(self, name)), *LENGTHS[name])
+        for number in (*self.channels, self.decoder_dim, self.decoder_mlp):
+            require_whole("a number of channels", number, 1, MAX_WIDTH)
+        for number in self.blocks:
+            require_whole("a number of blocks", number, 0, MAX_BLOCKS)
+        if self.decoder_dim % (2 * HEADS) or not isinstance(self.folded, bool):
+            raise ValueError("its decoder's width is not a multiple of its heads")
+        if self.name not in EDGE_NAMES:
+            raise ValueError("its name is not known")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data (lists, ints, strings, a bool) for a checkpoint."""
@@ -168,7 +190,6 @@ class EdgeSAM(nn.Module):
         self.mask_decoder = EdgeDecoder(architecture, len(labels))
         if architecture.folded:
             fold_norms(self)
-        self.to(memory_format=torch.channels_last)  # convolutions train faster so
 
     def forward(self, image: Tensor) -> Tensor:
         """Segment.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cxrseg.trainer.networks.build import architecture_from, build_network
 from cxrseg.trainer.networks.convolutions import Convolution
-from cxrseg.trainer.networks.edge import EDGE, EdgeSAM
+from cxrseg.trainer.networks.edge import EDGE, EdgeArchitecture, EdgeSAM
 
 LABELS = ("right_lung", "left_lung", "left_lung_whole")
 NANO = EDGE["conv_n"]
@@ -91,3 +91,21 @@ def test_the_edge_size_is_small() -> None:
 def test_labels_are_checked(labels: tuple[str, ...]) -> None:
     with pytest.raises((ValueError, LookupError)):
         EdgeSAM(NANO, 64, labels)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"channels": (8, 8, 8)},
+        {"channels": (8, 8, 8, 10**9)},
+        {"blocks": (0, 1, 10**7)},
+        {"blocks": (0, 1, True)},
+        {"decoder_dim": 40},
+        {"folded": 1},
+        {"name": "conv_x"},
+    ],
+)
+def test_sizes_are_bounded(change: dict[str, object]) -> None:
+    data = {**NANO.to_dict(), **change}
+    with pytest.raises((ValueError, TypeError)):
+        EdgeArchitecture.from_dict(data)

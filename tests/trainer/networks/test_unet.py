@@ -53,7 +53,7 @@ def test_labels_are_checked(labels: tuple[str, ...]) -> None:
 
 
 def test_what_needs_a_sam_says_so(unet: UNet) -> None:
-    with pytest.raises(CxrsegError, match=r"a\.ckpt: is no SAM"):
+    with pytest.raises(CxrsegError, match=r"a\.ckpt: is no SAM with a ViT"):
         require_sam(unet, "a.ckpt")
 
 
