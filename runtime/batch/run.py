@@ -133,15 +133,15 @@ def run(options: RunOptions) -> int:
         once=images == 1,
     )
 
-    # Imported while the model file is read, and first: nothing goes on without it. Interrupted, it
-    # would print a traceback.
+    # Interrupted imports would print tracebacks.
     with uninterrupted():
+        # While the model file is read, and first: nothing goes on without it.
         import onnxruntime  # noqa: F401
 
-    # All that is next is imported while the model is loaded.
-    from cxrseg.runtime.segmenter import Segmenter
+        # All that is next is imported while the model is loaded.
+        from cxrseg.runtime.segmenter import Segmenter
 
-    process.preload()
+        process.preload()
     if images == 1 and not settings.resume:
         jobs = [process.read_ahead(job) for job in jobs]
     segmenter = Segmenter(loading, protocol=options.protocol)
