@@ -14,7 +14,7 @@ from typing import Any
 from cxrseg.benchmarks.harness.result import Result
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.version import package_version
-from cxrseg.runtime.files.atomic import write_together
+from cxrseg.runtime.files.atomic import check_place, write_together
 from cxrseg.runtime.files.opening import read_file
 from cxrseg.runtime.files.own_files import MARK, is_ours
 
@@ -113,12 +113,11 @@ def check_output(path: Path, plots: Sequence[str] = ()) -> None:
         raise CxrsegError(path, "the output does not end in .json", "name it like accuracy.json")
     if not path.parent.is_dir():
         raise CxrsegError(path.parent, "no such folder", "make it, or choose another with -o")
-    if not os.access(path.parent, os.W_OK):
-        raise CxrsegError(path.parent, "cannot be written to", "choose another folder with -o")
     for file in result_files(path, plots):
         if os.path.lexists(file) and not is_ours(file):
             cause = "exists and is no earlier result of cxrseg-bench, so it is kept"
             raise CxrsegError(file, cause, "rename it, or choose another name with -o")
+        check_place(file, "choose another folder with -o")
 
 
 def write_record(path: Path, facts: Mapping[str, Any], result: Result) -> list[Path]:

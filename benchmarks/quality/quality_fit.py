@@ -22,6 +22,7 @@ from cxrseg.export.reference.fit import LIMIT, Fit, ProtocolFit, fit
 from cxrseg.export.reference.images import FITTED_SPLITS, SourceImage, read_images
 from cxrseg.export.reference.observe import Observation, observe
 from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.files.atomic import check_place
 from cxrseg.runtime.files.digest import sha256_of
 from cxrseg.runtime.inference.loading import LoadedModel, load_model
 from cxrseg.runtime.models import default_model
@@ -142,7 +143,8 @@ def check_written_model(path: Path) -> None:
         raise CxrsegError(path, "does not end in .onnx", "name it like model.onnx")
     if not os.access(path.parent, os.W_OK):
         raise CxrsegError(path, "its folder cannot be written to", remedy)
-    if os.path.lexists(path):
+    check_place(path, remedy)
+    if path.exists():
         try:
             load_model(path, "cpu")
         except CxrsegError as error:

@@ -24,7 +24,7 @@ from cxrseg.benchmarks.report.claims import claims
 from cxrseg.benchmarks.report.sections import OTHER, SECTIONS
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.version import package_version
-from cxrseg.runtime.files.atomic import write_together
+from cxrseg.runtime.files.atomic import check_place, write_together
 
 TEMPLATE = "page.jinja"
 
@@ -229,7 +229,8 @@ def check_page(path: Path) -> None:
         raise CxrsegError(path, "the page does not end in .html", "name it like report.html")
     if not path.resolve().parent.is_dir():
         raise CxrsegError(path.parent, "no such folder", "make it, or choose another with -o")
-    if path.exists() and (path.is_dir() or GENERATOR.encode() not in read_bytes(path)[:4096]):
+    check_place(path, "choose another name with -o")
+    if path.exists() and GENERATOR.encode() not in read_bytes(path)[:4096]:
         cause = "exists and is no page of cxrseg-bench, so it is kept"
         raise CxrsegError(path, cause, "rename it, or choose another name with -o")
 

@@ -16,7 +16,7 @@ from cxrseg.runtime.batch.jobs import Job, Outcome, Settings
 from cxrseg.runtime.batch.record import describe, describe_left_out, recording
 from cxrseg.runtime.core.errors import CxrsegError, require_extra
 from cxrseg.runtime.core.labels import Protocol
-from cxrseg.runtime.files.atomic import prepare_folder, remove_stale
+from cxrseg.runtime.files.atomic import prepare_output, remove_stale
 from cxrseg.runtime.files.opening import is_standard_output
 from cxrseg.runtime.terminal.console import FAILED, OK, echo, fail, progress
 from cxrseg.runtime.terminal.interruption import interrupted, uninterrupted
@@ -168,7 +168,7 @@ def _prepare_output(options: RunOptions) -> None:
     if options.output is None:
         return
     try:
-        prepare_folder(options.output)
+        prepare_output(options.output)
     except CxrsegError as error:
         from cxrseg.runtime.batch.transient import may_pass
 

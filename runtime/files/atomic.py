@@ -186,16 +186,37 @@ def check_place(path: Path, remedy: str = _REMEDY) -> Path:
     """
     try:
         place = place_of(path)
-        # Whether a folder takes files is known for sure by trying alone.
-        temporary = _temporary(place)
-        _create(temporary, place).close()
-        temporary.unlink()
+        _try_to_create(place)
         return place
     except OSError as error:
         why = error.strerror or error
         if not path.parent.is_dir():
             why = f"there is no folder {path.parent}"
         raise CxrsegError(path, f"cannot be written ({why})", remedy) from error
+
+
+def prepare_output(folder: Path) -> None:
+    """Create the output folder where there is none, and see, before the work, that it takes files.
+
+    Raises:
+        CxrsegError: It cannot be created, is a file, or takes none.
+    """
+    prepare_folder(folder)
+    try:
+        _try_to_create(folder / _START)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _try_to_create(place: Path) -> None:
+    """Create a file beside a place and remove it: nothing else tells for sure whether that works.
+
+    Raises:
+        OSError: It does not.
+    """
+    temporary = _temporary(place)
+    _create(temporary, place).close()
+    temporary.unlink()
 
 
 def prepare_folder(folder: Path, durable: bool = False) -> None:

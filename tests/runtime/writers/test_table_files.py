@@ -144,6 +144,8 @@ def test_a_folder_that_takes_no_files_is_told_before_the_work(
     result = run_tiny(chest_png, option, "/proc/self/x")
     assert result.code == 1 and "/proc/self/x: cannot be written" in result.err
     assert names(chest_png.parent) == ["x.png"]
+    result = run_tiny(chest_png, "-o", "/proc/self")
+    assert result.code == 1 and result.err.startswith("error: /proc/self: cannot be written")
 
 
 def test_one_place_takes_one_table(run_tiny, chest_png, tmp_path) -> None:
