@@ -180,5 +180,5 @@ def calibration_batches(options: ExportOptions, spec: Preprocessing, source: Pat
     else:
         paths = find_images([data])
     paths = spread(paths, CALIBRATION_IMAGES)
-    images = [torch.from_numpy(preprocess(read(path).upright, spec)) for path in paths]
+    images = [torch.from_numpy(preprocess(read(path).content, spec)) for path in paths]
     return list(torch.split(torch.stack(images)[:, None], BATCH))

@@ -178,7 +178,7 @@ def maps_of(ours: Segmenter, baseline: Segmenter, sample: Sample) -> Maps:
         CxrsegError: The image or the mask cannot be read.
     """
     radiograph = read(sample.image)
-    truth = read_reference(sample.mask, radiograph.size).union
+    truth = read_reference(sample.mask, radiograph).union
     masks = [
         segmenter.segment(radiograph, str(sample.image)).mask != 0 for segmenter in (ours, baseline)
     ]

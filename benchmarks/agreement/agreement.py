@@ -188,7 +188,7 @@ def backends_of(opened: Mapping[str, LoadedModel], trained: Loaded | None) -> di
 def _speeds(
     options: Options, models: Sequence[LoadedModel], image: Path, threads: int
 ) -> list[Speed]:
-    batch = preprocess(read(image).pixels, models[0].card.preprocessing)[None, None]
+    batch = preprocess(read(image).content, models[0].card.preprocessing)[None, None]
     content = read_bytes(options.model)
     nodes = [placement(content, model.provider, batch, threads) for model in models]
     return time_all(models, batch, options.seed, nodes)

@@ -23,7 +23,8 @@ from cxrseg.benchmarks.harness.result import Result
 from cxrseg.benchmarks.harness.runner import benchmark
 from cxrseg.benchmarks.harness.samples import Sample, csv_facts, grouping, read_samples
 from cxrseg.benchmarks.quantization.exports import card_of_export
-from cxrseg.runtime.core.orientation import Orientation
+from cxrseg.runtime.core.borders import inside_borders
+from cxrseg.runtime.core.orientation import UPRIGHT
 from cxrseg.runtime.inference.loading import INPUT
 from cxrseg.runtime.readers.reading import read
 from cxrseg.runtime.segmenter import Segmenter
@@ -121,9 +122,9 @@ def prompted_scores(
     for number, sample in enumerate(samples):
         radiograph = read(sample.image)
         reference = read_reference(sample.mask, radiograph)
-        orientation = radiograph.orientation or Orientation("L", "F")
-        upright = orientation.upright(reference.union)
-        session.box = box_around(upright, size, np.random.default_rng((seed, number)))
+        orientation = radiograph.orientation or UPRIGHT
+        seen = orientation.upright(reference.union)[inside_borders(radiograph.upright)]
+        session.box = box_around(seen, size, np.random.default_rng((seed, number)))
         result = segmenter.segment(radiograph, str(sample.image))
         yield compare(result, reference, sample, sample.row[by] if by else "")
 

@@ -80,7 +80,7 @@ def observe(
     """
     rng = np.random.default_rng(seed)
     for image in images:
-        pixels = read(image.path).upright
+        pixels = read(image.path).content
         yield Observation(
             image.source,
             image.patient,

@@ -26,7 +26,7 @@ def verification_images(folder: Path | None) -> tuple[list[NDArray[np.float32]],
     if folder is None:
         return synthetic_radiographs(SYNTHETIC_IMAGES), f"{SYNTHETIC_IMAGES} synthetic images"
     paths = spread(find_images([folder]), MOST_IMAGES)
-    return [read(path).upright for path in paths], f"{len(paths)} images of {folder.name}"
+    return [read(path).content for path in paths], f"{len(paths)} images of {folder.name}"
 
 
 def synthetic_radiographs(count: int, seed: int = 0) -> list[NDArray[np.float32]]:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.readers import read
 from cxrseg.runtime.terminal.console import echo
-from cxrseg.trainer.data.masks import MAX_LABEL, open_mask, sided
+from cxrseg.trainer.data.pairs import read_pair
 from cxrseg.trainer.data.plausibility import oddities
 from cxrseg.trainer.data.samples import Sample
 
@@ -48,11 +47,9 @@ class Finding:
 def look_at(sample: Sample) -> Finding:
     """Read both files of a pair and compare them."""
     try:
-        radiograph = read(sample.image)
-        mask = open_mask(sample.mask, radiograph.size, sample.colors)
-        labels, _ = sided(mask, radiograph)
-        is_map = bool(mask.labels.max() == MAX_LABEL)
-        return Finding(sample, oddities(labels, radiograph.upright, is_map), mask.between)
+        pair = read_pair(sample)
+        reasons = oddities(pair.labels, pair.pixels, pair.is_map)
+        return Finding(sample, reasons, pair.between)
     except CxrsegError as error:
         return Finding(sample, error=error)
 

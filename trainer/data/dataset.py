@@ -15,8 +15,7 @@ from torch.utils.data import Dataset, default_collate, get_worker_info
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import PROTOCOLS
 from cxrseg.runtime.core.preprocess import Preprocessing, preprocess, resize, window
-from cxrseg.runtime.readers import read
-from cxrseg.trainer.data.masks import label_map
+from cxrseg.trainer.data.pairs import read_pair
 from cxrseg.trainer.data.samples import Sample
 
 
@@ -59,10 +58,9 @@ class LungDataset(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         sample, spec = self.samples[index], self.preprocessing
-        radiograph = read(sample.image)
-        labels, sided = label_map(sample, radiograph)
-        union = labels > 0
-        planes = [labels == 1, labels == 2] if sided else [union & False, union & False]
+        pair = read_pair(sample)
+        labels, union = pair.labels, pair.labels > 0
+        planes = [labels == 1, labels == 2] if pair.sided else [union & False, union & False]
         side = (spec.size, spec.size)
         mask = np.stack(
             [
@@ -71,18 +69,16 @@ class LungDataset(Dataset[dict[str, Tensor]]):
             ]
         ).clip(0, 1)
         if self.augment is None:
-            pixels = preprocess(radiograph.upright, spec)
+            pixels = preprocess(pair.pixels, spec)
         else:
-            varied = self.augment(
-                {"image": resize(radiograph.upright, spec.size)[None], "mask": mask}
-            )
+            varied = self.augment({"image": resize(pair.pixels, spec.size)[None], "mask": mask})
             gray = np.asarray(varied["image"], dtype=np.float32)[0]
             pixels = window(gray, spec.low, spec.high)
             mask = np.clip(np.asarray(varied["mask"], dtype=np.float32), 0, 1)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(pixels))[None],
             "mask": torch.from_numpy(np.ascontiguousarray(mask)),
-            "sided": torch.tensor(sided),
+            "sided": torch.tensor(pair.sided),
             "protocol": torch.tensor(PROTOCOLS.index(sample.protocol)),
             "index": torch.tensor(index),
         }

@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.orientation import UPRIGHT
-from cxrseg.runtime.core.radiograph import Radiograph
 from cxrseg.runtime.readers import read_picture
 from cxrseg.runtime.readers.raster.picture import Picture
 from cxrseg.trainer.data.colors import (
@@ -27,7 +25,6 @@ from cxrseg.trainer.data.colors import (
     schemes_for,
     told_scheme,
 )
-from cxrseg.trainer.data.samples import Sample
 from cxrseg.trainer.recipe import ColorRecipe
 
 LARGE_PART = 0.1
@@ -217,30 +214,3 @@ def tell_sides_apart(mask: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     table[1:] = np.where(nearer_left, 2, 1)
     table[1 + right], table[1 + left] = 1, 2
     return np.asarray(table[parts], dtype=np.uint8)
-
-
-def label_map(sample: Sample, radiograph: Radiograph) -> tuple[NDArray[np.uint8], bool]:
-    """Return a sample's mask upright, and whether its lungs are told apart.
-
-    Args:
-        sample: The pair.
-        radiograph: Its X-ray; the mask lies as this is stored.
-
-    Returns:
-        A label map (0, 1, 2) and True, or a binary mask (0, 1) and False, as
-        `Radiograph.upright` lies.
-
-    Raises:
-        CxrsegError: As `open_mask`.
-    """
-    return sided(open_mask(sample.mask, radiograph.size, sample.colors), radiograph)
-
-
-def sided(mask: Mask, radiograph: Radiograph) -> tuple[NDArray[np.uint8], bool]:
-    """Return what `label_map` does of a mask that is open."""
-    orientation = radiograph.orientation or UPRIGHT
-    labels = np.ascontiguousarray(orientation.upright(mask.labels))
-    if labels.max() == MAX_LABEL:
-        return labels, True
-    apart = tell_sides_apart(labels)
-    return (labels, False) if apart is None else (apart, True)

@@ -16,9 +16,8 @@ from cxrseg.runtime.core.labels import LABELS
 from cxrseg.runtime.core.preprocess import window
 from cxrseg.runtime.files.atomic import atomic_write, prepare_folder
 from cxrseg.runtime.files.own_files import MARK, is_ours
-from cxrseg.runtime.readers import read
 from cxrseg.trainer.data.check import Finding
-from cxrseg.trainer.data.masks import label_map
+from cxrseg.trainer.data.pairs import read_pair
 from cxrseg.trainer.data.samples import spread
 
 TILES = 48
@@ -81,19 +80,18 @@ def write_sheet(findings: Sequence[Finding], path: Path) -> int:
 
 def _tile(finding: Finding) -> NDArray[np.uint8]:
     """Return uint8 [H, W, 3], RGB: the X-ray, its outlines, and two lines of text."""
-    radiograph = read(finding.sample.image)
-    labels, sided = label_map(finding.sample, radiograph)
-    height, width = labels.shape
+    pair = read_pair(finding.sample)
+    height, width = pair.labels.shape
     scale = _SIDE / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.asarray(cv2.resize(radiograph.upright, size, interpolation=cv2.INTER_AREA))
+    small = np.asarray(cv2.resize(pair.pixels, size, interpolation=cv2.INTER_AREA))
     gray = np.rint(255 * window(small.astype(np.float32), 0.5, 99.5)).astype(np.uint8)
     picture = np.repeat(gray[..., None], 3, axis=2)
-    drawn = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
+    drawn = cv2.resize(pair.labels, size, interpolation=cv2.INTER_NEAREST)
     for value, color in _SIDED.items():
         lung = np.asarray(drawn == value, np.uint8)
         outlines, _ = cv2.findContours(lung, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, outlines, -1, color if sided else _UNSIDED, 1)
+        cv2.drawContours(picture, outlines, -1, color if pair.sided else _UNSIDED, 1)
     tile = np.zeros((_SIDE + _TEXT, _SIDE, 3), np.uint8)
     tile[: size[1], : size[0]] = picture
     _write(tile, finding.sample.mask.name[-_LETTERS:], 13, _WHITE)

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cxrseg.runtime import read
 from cxrseg.trainer.data.check import look_at
-from cxrseg.trainer.data.masks import label_map
+from cxrseg.trainer.data.pairs import read_pair
 from cxrseg.trainer.data.samples import Sample, read_samples
 from helpers.fuzz.masks import PHANTOM, damaged_masks, drawn_masks
 from helpers.fuzz.tables import PAIRS, image_name, mask_name, tables
@@ -32,7 +31,8 @@ def test_drawn_masks(case: bytes, home: Path) -> bool:
     if finding.error is not None:
         check_refusal(finding.error)
         return False
-    labels, sided = label_map(sample, read(sample.image))
+    pair = read_pair(sample)
+    labels, sided = pair.labels, pair.sided
     assert labels.dtype == np.uint8 and labels.shape == PHANTOM.mask.shape
     if not finding.reasons:
         lungs = PHANTOM.mask > 0
@@ -51,8 +51,8 @@ def test_damaged_masks(case: bytes, home: Path) -> bool:
     if finding.error is not None:
         check_refusal(finding.error)
         return False
-    found = asked(lambda: label_map(sample, read(sample.image)))
-    assert found is not None and set(np.unique(found[0])) <= {0, 1, 2}
+    found = asked(lambda: read_pair(sample))
+    assert found is not None and set(np.unique(found.labels)) <= {0, 1, 2}
     return True
 
 

@@ -9,10 +9,8 @@ import pytest
 from PIL import Image
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.orientation import Orientation
-from cxrseg.runtime.core.radiograph import Radiograph
 from cxrseg.trainer.data.check import check_pairs
-from cxrseg.trainer.data.masks import label_map, open_mask, tell_sides_apart
+from cxrseg.trainer.data.masks import open_mask, tell_sides_apart
 from cxrseg.trainer.data.plausibility import ALL_LEFT, oddities
 from cxrseg.trainer.data.samples import Sample, read_samples
 from helpers.pairs import SIZE, Gray, Table, row, save, two_lungs, xray
@@ -152,23 +150,3 @@ class TestSides:
         pixels = 1 - two_lungs().astype(np.float32)
         assert oddities(two_lungs(2, 2), pixels, True) == (ALL_LEFT,)
         assert oddities(two_lungs(1, 2), pixels, True) == ()
-
-    def test_label_map_of_a_sample(self, tmp_path: Path) -> None:
-        for name, mask, expected, sided in (
-            ("map", two_lungs(1, 2), two_lungs(1, 2), True),
-            ("binary", two_lungs(255, 255), two_lungs(1, 2), True),
-            ("one", two_lungs(255, 0), two_lungs(1, 0), False),
-        ):
-            path = save(tmp_path / f"{name}.png", mask)
-            sample = Sample(path, path, "train", "fields", "g")
-            found, told = label_map(sample, Radiograph(np.zeros(SIZE, np.float32)))
-            assert told is sided, name
-            np.testing.assert_array_equal(found, expected)
-
-    def test_sides_are_told_upright(self, tmp_path: Path) -> None:
-        """A DICOM X-ray may lie mirrored; its mask lies as it does."""
-        path = save(tmp_path / "m.png", two_lungs(255, 255))
-        pixels = np.zeros(SIZE, np.float32)
-        radiograph = Radiograph(pixels, orientation=Orientation("R", "F"))
-        found, _ = label_map(Sample(path, path, "train", "fields", "g"), radiograph)
-        np.testing.assert_array_equal(found, np.fliplr(two_lungs(2, 1)))
