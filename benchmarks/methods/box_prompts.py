@@ -25,7 +25,7 @@ from cxrseg.benchmarks.harness.samples import Sample, csv_facts, grouping, read_
 from cxrseg.benchmarks.quantization.exports import card_of_export
 from cxrseg.runtime.core.borders import inside_borders
 from cxrseg.runtime.core.orientation import UPRIGHT
-from cxrseg.runtime.inference.loading import INPUT
+from cxrseg.runtime.inference.model_file import INPUT
 from cxrseg.runtime.readers.reading import read
 from cxrseg.runtime.segmenter import Segmenter
 from cxrseg.trainer.fit.checkpoint import load

@@ -16,7 +16,7 @@ from helpers.fuzz.damage import BYTE, damaged
 from helpers.fuzz.pngs import changed_png
 from helpers.fuzz.tiffs import changed_tiff
 
-PHANTOM = phantoms.draw(1, (72, 64))
+PHANTOM = phantoms.draw(2, (72, 64))
 """An X-ray and its label map, which all masks here show."""
 
 _GRAYS = st.one_of(st.sampled_from([0, 1, 2, 3, 64, 127, 128, 200, 254, 255]), BYTE)
