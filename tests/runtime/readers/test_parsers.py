@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.fileset import FileSet
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from cxrseg.runtime import CxrsegError
 from cxrseg.runtime.core.model_card import ModelCard
 from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.runtime.files.own_files import is_ours
+from cxrseg.runtime.readers import dicomdir
 from cxrseg.runtime.readers.folders import scan
+from cxrseg.runtime.writers.dicom_source import read_origin
+from helpers.dicom.damaged import element, item
 from helpers.dicom.patient import chest
 
 FUZZ = settings(
@@ -117,3 +123,60 @@ def test_model_card_is_read_or_refused(changes: dict[str, object]) -> None:
 def test_text_is_no_model_card(text: str) -> None:
     with pytest.raises(ValueError):
         ModelCard.from_json(text)
+
+
+def deflated(body: bytes) -> bytes:
+    """Return a DICOM file with this data set, deflated."""
+    empty = chest(PixelData=None)
+    empty.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    buffer = io.BytesIO()
+    empty.save_as(buffer, enforce_file_format=True)
+    syntax = str(DeflatedExplicitVRLittleEndian).encode()
+    start = buffer.getvalue().index(syntax) + len(syntax)
+    pack = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return buffer.getvalue()[:start] + pack.compress(body) + pack.flush()
+
+
+RECORDS = 0x00041220
+
+BOMBS = {
+    "zeros": lambda: element(0x00090010, "OB", bytes(80 << 20)),
+    "empty records": lambda: element(RECORDS, "SQ", item(b"") * 30_000),
+    "empty records without a length": lambda: element(
+        RECORDS, "SQ", item(b"") * 30_000, 0xFFFFFFFF
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_listing_that_unpacks_without_end(tmp_path: Path, name: str, monkeypatch) -> None:
+    monkeypatch.setattr(dicomdir, "MAX_ELEMENTS", 20_000)
+    path = tmp_path / "DICOMDIR"
+    path.write_bytes(deflated(BOMBS[name]()))
+    assert path.stat().st_size < 300_000
+    tracemalloc.start()
+    try:
+        (error,) = scan(path)
+        # Nor does it cost more where an output of that name is looked at, or its header.
+        assert not is_ours(path)
+        with pytest.raises(CxrsegError):
+            read_origin(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert isinstance(error, CxrsegError) and "damaged or too large" in str(error)
+    assert peak < 200 << 20
+
+
+def test_deflated_listing(tmp_path: Path) -> None:
+    record = element(0x00041430, "CS", b"IMAGE") + element(0x00041500, "CS", b"A\\IMAGE1")
+    path = tmp_path / "DICOMDIR"
+    path.write_bytes(deflated(element(RECORDS, "SQ", item(record) * 3)))
+    assert check_listing(tmp_path, path.read_bytes()) == 3
+
+
+@pytest.mark.parametrize("wrong", [-8, 8, 100, 100_000])
+def test_listing_with_wrong_lengths(tmp_path: Path, wrong: int) -> None:
+    record = element(0x00041430, "CS", b"IMAGE") + element(0x00041500, "CS", b"A\\IMAGE1")
+    told = item(record, len(record) + wrong) + item(record)
+    assert check_listing(tmp_path, deflated(element(RECORDS, "SQ", told))) == 2

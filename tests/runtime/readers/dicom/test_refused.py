@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from pydicom.dataset import Dataset
 
 from cxrseg.runtime import CxrsegError, read
 from cxrseg.runtime.readers.dicom import source
-from helpers.dicom.dicom_images import SECRETS, codes, jpeg2000, levels, make, rgb, save
+from helpers.dicom.damaged import DELIMITER, element, file_of, item, pixel_data, sequence
+from helpers.dicom.dicom_images import SECRETS, codes, jpeg2000, levels, make, rgb, save, unit
 
 # Some of these files are made wrong on purpose, which pydicom warns of while writing.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")
@@ -107,6 +109,39 @@ def test_rle_that_expands_without_end_is_refused(tmp_path: Path) -> None:
     path = save(make(levels(8), 8, uid.RLELossless, frame), tmp_path / "x.dcm")
     with pytest.raises(CxrsegError, match="damaged"):
         read(path)
+
+
+MANY: dict[str, Callable[[], bytes]] = {
+    "items": lambda: element(0x00283010, "SQ", item(b"") * 1_000_000, 0xFFFFFFFF) + DELIMITER,
+    "elements": lambda: element(0x00090010, "LO", b"") * 1_000_000,
+    "delimiters": lambda: DELIMITER * 1_000_000,
+    "images": lambda: pixel_data(item(b"1234")) * 500_000,
+    "fragments": lambda: pixel_data(item(b"") * 1_000_000),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_endless_structures_are_given_up(tmp_path: Path, name: str) -> None:
+    image = element(0x7FE00010, "OW", levels(12).tobytes())
+    # The sequence delimiter makes what follows a damaged file, all of which is searched.
+    (tmp_path / "x.dcm").write_bytes(file_of(make(), image, before=DELIMITER + MANY[name]()))
+    with pytest.raises(CxrsegError, match="more than 1,000,000 elements"):
+        read(tmp_path / "x.dcm")
+
+
+def test_long_values_are_not_kept(tmp_path: Path) -> None:
+    # A table of lookup tables that would take a gigabyte as objects.
+    image = element(0x7FE00010, "OW", levels(12).tobytes())
+    tables = sequence(0x00283010, item(b"") * 500_000)
+    (tmp_path / "x.dcm").write_bytes(file_of(make(), image, before=tables))
+    tracemalloc.start()
+    try:
+        radiograph = read(tmp_path / "x.dcm")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_allclose(radiograph.pixels, unit(levels(12)), atol=1e-6)
+    assert peak < 20 << 20
 
 
 def test_deep_nesting_is_passed(tmp_path: Path) -> None:
