@@ -89,7 +89,7 @@ def check(parts: dict[str, Any]) -> None:
 
 def main() -> None:
     """Write the wheel and the list."""
-    folder = Path(*sys.argv[1:2] or [REPO / "dist"]).resolve()
+    folder = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else REPO / "dist"
     folder.mkdir(parents=True, exist_ok=True)
     wheel = build_wheel(folder)
     parts = complete(installed_parts(wheel), wheel)

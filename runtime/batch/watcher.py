@@ -190,10 +190,10 @@ class Watcher:
         """Ask the system for notice of changes, and return why there is none."""
         observer = self._observers.get(root)
         if observer is not None:
-            if root.is_dir() and all(emitter.is_alive() for emitter in observer.emitters):
+            if _is_folder(root) and all(emitter.is_alive() for emitter in observer.emitters):
                 return None
             self._observers.pop(root).stop()
-        if self._poll or not root.is_dir():
+        if self._poll or not _is_folder(root):
             return None
         observer = Observer()
         try:
@@ -217,8 +217,8 @@ class Watcher:
         for root, path in news:
             if not path.is_relative_to(root) or _is_hidden(path.relative_to(root)):
                 continue
-            # What may not be looked at is told by the next listing.
-            with suppress(OSError):
+            # What cannot be looked at is told by the next listing.
+            with suppress(Exception):
                 if path.is_dir():
                     for image in () if path.is_symlink() else _images_in(path):
                         if isinstance(image, ImageFile):
@@ -266,12 +266,20 @@ class Watcher:
 def _images_in(folder: Path) -> list[ImageFile | CxrsegError]:
     """List a folder; a defect met in one must not keep the others from being watched."""
     try:
-        if folder.is_dir():
+        if _is_folder(folder):
             return list_images(folder)
         return [CxrsegError(folder, "the folder is gone", "it is waited for")]
     except Exception as error:
         cause = f"the folder cannot be read ({getattr(error, 'strerror', None) or error})"
         return [CxrsegError(folder, cause, "check the permissions")]
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    # A folder above it may not be entered: as good as gone.
+    except OSError:
+        return False
 
 
 def _is_hidden(path: Path) -> bool:

@@ -195,11 +195,14 @@ def test_what_the_system_does_not_tell_is_found_by_listing(
     assert given.names(1) == {"x.png"}
 
 
+@pytest.mark.parametrize(
+    "why", [OSError(28, "inotify watch limit reached"), RecursionError("nested too deep")]
+)
 def test_without_notice_of_changes_the_folder_is_polled(
-    start, save_chest, xrays, monkeypatch
+    start, save_chest, xrays, monkeypatch, why: Exception
 ) -> None:
     def refuse(self: object) -> None:
-        raise OSError(28, "inotify watch limit reached")
+        raise why
 
     monkeypatch.setattr(watcher.Observer, "start", refuse)
     given = start(xrays)
@@ -207,7 +210,7 @@ def test_without_notice_of_changes_the_folder_is_polled(
     save_chest(xrays / "x.png")
     assert given.names(1) == {"x.png"}
     (error,) = given.told
-    assert "inotify watch limit reached" in str(error)
+    assert f"no notice of changes ({getattr(why, 'strerror', why)})" in str(error)
 
 
 @pytest.mark.parametrize("poll", [False, True])
