@@ -32,6 +32,7 @@ from cxrseg.runtime.readers.dicom.header import (
 from cxrseg.runtime.readers.dicom.pixels import ColorError, Grays, gray_values
 from cxrseg.runtime.readers.dicom.source import DicomFile, InflatedError, read_file
 from cxrseg.runtime.readers.dicom.stored import photometric_of, read_stored
+from cxrseg.runtime.readers.dicom.tables import HeaderError, whole_number
 from cxrseg.runtime.readers.polarity import INVERTED, polarity
 
 _AGAIN = "export or copy it again"
@@ -87,7 +88,7 @@ def read_dicom(path: Path) -> Radiograph:
             raise CxrsegError(path, cause, "give the X-ray itself") from error
         except (FrameError, InflatedError) as error:
             raise CxrsegError(path, f"the DICOM image: {error}", _AS_PNG) from error
-        except TooManyError as error:
+        except (HeaderError, TooManyError) as error:
             raise CxrsegError(path, f"the DICOM file is damaged ({error})", _AGAIN) from error
         except OSError as error:
             cause = f"cannot be read ({error.strerror or error})"
@@ -109,7 +110,7 @@ def dicom_size(path: Path) -> tuple[int, int]:
         Exception: The file is damaged or holds no image.
     """
     dataset = read_file(path, ["Rows", "Columns"]).dataset
-    return int(dataset.Rows), int(dataset.Columns)
+    return whole_number(dataset, "Rows"), whole_number(dataset, "Columns")
 
 
 def _read(path: Path) -> Radiograph:
@@ -117,7 +118,7 @@ def _read(path: Path) -> Radiograph:
     _refuse_others(file, path)
     dataset = file.dataset
     # Before anything is decoded: the size is in the header.
-    check_size(int(dataset.Rows), int(dataset.Columns), path)
+    check_size(whole_number(dataset, "Rows"), whole_number(dataset, "Columns"), path)
     stored = read_stored(file)
     grays = gray_values(dataset, stored)
 
@@ -167,7 +168,7 @@ def _refuse_others(file: DicomFile, path: Path) -> None:
     if not file.pixels:
         cause = "the DICOM file holds no image"
         raise CxrsegError(path, cause, "give the file of the X-ray itself")
-    frames = int(dataset.get("NumberOfFrames") or 1)
+    frames = whole_number(dataset, "NumberOfFrames", 1)
     if frames > 1:
         cause = f"the DICOM file holds {frames} frames"
         raise CxrsegError(path, cause, "export the frame to use as a file of its own")

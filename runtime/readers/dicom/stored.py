@@ -21,6 +21,7 @@ from cxrseg.runtime.readers.dicom.frame import (
     unwrap,
 )
 from cxrseg.runtime.readers.dicom.source import DicomFile
+from cxrseg.runtime.readers.dicom.tables import whole_number
 
 _NATIVE = (
     uid.ImplicitVRLittleEndian,
@@ -54,11 +55,12 @@ def read_stored(file: DicomFile) -> Stored:
 
     Raises:
         FrameError: It cannot be decoded; the text says why.
+        HeaderError: The header does not tell its size.
     """
     dataset = file.dataset
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
-    samples = int(dataset.get("SamplesPerPixel") or 1)
-    layout = _Layout(rows, columns, samples, int(dataset.BitsAllocated) / 8)
+    rows, columns = whole_number(dataset, "Rows"), whole_number(dataset, "Columns")
+    samples = whole_number(dataset, "SamplesPerPixel", 1)
+    layout = _Layout(rows, columns, samples, whole_number(dataset, "BitsAllocated") / 8)
     data, length = file.pixels, file.stated
     repairs: tuple[str, ...] = ()
     is_plain = file.syntax in _NATIVE and length == layout.size
@@ -191,7 +193,7 @@ def _with_bits(
 ) -> Stored:
     """Return what the stored bits stand for (PS3.5 8.1.1), signed where the header says so."""
     width = 8 * values.itemsize
-    stored = int(dataset.get("BitsStored") or width)
+    stored = whole_number(dataset, "BitsStored", width)
     stored = stored if 0 < stored <= width else width
     used = int(np.bitwise_or.reduce(values, axis=None))
     if values.dtype.kind == "i" or values.ndim == 3:
@@ -211,8 +213,7 @@ def _with_bits(
 
 def _shift(dataset: Dataset, used: int, stored: int, width: int) -> int:
     """Return how many bits the values lie too high: by High Bit, unless they contradict it."""
-    high = dataset.get("HighBit")
-    shift = 0 if high is None else int(high) + 1 - stored
+    shift = whole_number(dataset, "HighBit", stored - 1) + 1 - stored
     shift = shift if 0 <= shift <= width - stored else 0
     unused = width - stored
     if used < 1 << stored and used & ((1 << shift) - 1):

@@ -19,6 +19,10 @@ class TableError(Exception):
     """A table that cannot be used; the text says why."""
 
 
+class HeaderError(Exception):
+    """An attribute that the image needs is absent or no number; the text says which."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A lookup table.
@@ -52,6 +56,22 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
         values = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
         return tuple(float(x) for x in values)
     return ()
+
+
+def whole_number(dataset: Dataset, keyword: str, default: int | None = None) -> int:
+    """Return the value of an element that is one whole number; `default` where it is absent or 0.
+
+    Raises:
+        HeaderError: It is something else, or absent without a default.
+    """
+    values = numbers(dataset, keyword)
+    element = dataset.get_item(keyword) if keyword in dataset else None
+    is_empty = element is None or element.value in (None, "", b"")
+    if default is not None and (is_empty or values == (0,)):
+        return default
+    if len(values) == 1 and values[0].is_integer():
+        return int(values[0])
+    raise HeaderError(f"{keyword} is {'missing' if is_empty else 'not one whole number'}")
 
 
 def read_table(

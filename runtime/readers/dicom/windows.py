@@ -93,7 +93,10 @@ def _views(
 
 def _items(dataset: Dataset, keyword: str, notes: dict[str, str], name: str) -> list[Dataset]:
     try:
-        return list(dataset.get(keyword) or ())[:_MOST_TABLES]
+        items = list(dataset.get(keyword) or ())[:_MOST_TABLES]
+        if not all(isinstance(item, Dataset) for item in items):
+            raise TypeError("no sequence")
+        return items
     # On damaged sequences pydicom raises nearly any type.
     except Exception:
         notes[name] = "ignored: it is damaged"

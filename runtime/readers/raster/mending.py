@@ -71,7 +71,12 @@ def with_end(file: BinaryIO) -> Iterator[BinaryIO]:
     """
     file.seek(0)
     data = file.read().removesuffix(b"\xff")
-    if not _lacks_scans(data):
+    try:
+        complete = not _lacks_scans(data)
+    # A segment that is cut short, or of a component that is not there.
+    except (IndexError, KeyError, ValueError):
+        complete = False
+    if complete:
         for tail in _TAILS:
             yield io.BytesIO(data + tail + _END)
 

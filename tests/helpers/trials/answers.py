@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -12,6 +13,7 @@ from zlib import crc32
 
 import numpy as np
 
+import cxrseg.runtime
 from cxrseg.runtime import CxrsegError, Radiograph, Segmentation, Segmenter, write
 from cxrseg.runtime.writers.paths import Format
 from helpers.models.tiny import TinyModel, build_model
@@ -28,8 +30,16 @@ def asked(call: Callable[[], Answer]) -> Answer | None:
         return None
 
 
+_OURS = Path(cxrseg.runtime.__file__).parents[1]
+_DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError)
+
+
 def check_refusal(error: CxrsegError) -> None:
-    """Check that a refusal is one line that helps, and none of a fault or of too much memory."""
+    """Check that a refusal is one line that helps, and hides no defect nor a lack of memory."""
+    if isinstance(error.__cause__, _DEFECTS):
+        raised_in = traceback.extract_tb(error.__cause__.__traceback__)[-1].filename
+        # Libraries may raise what they like.
+        assert not Path(raised_in).is_relative_to(_OURS), error
     text = str(error)
     assert "\n" not in text and len(text) < 2000, text
     assert error.cause and error.remedy, text

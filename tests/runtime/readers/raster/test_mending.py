@@ -118,6 +118,15 @@ def test_jpeg_that_lacks_pixels_is_refused(name: str, tmp_path: Path) -> None:
     assert refused >= 4
 
 
+def test_jpeg_with_a_short_segment_is_refused_as_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    content = encoded("JPEG", progressive=True)
+    frame = content.index(b"\xff\xc2")
+    path.write_bytes(content[:frame] + b"\xff\xc2\0\2" + content[frame + 4 : -2])
+    with pytest.raises(CxrsegError, match="is damaged or of a kind that cannot be read; export"):
+        read(path)
+
+
 def test_tiff_with_long_metadata_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x.tif"
     path.write_bytes(encoded("TIFF", icc_profile=TEXT * 4, tiffinfo={270: "x" * 3_000_000}))
