@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 
 import pytest
 
@@ -63,6 +64,23 @@ def test_files_of_others_are_kept(run_tiny, save_chest, xrays) -> None:
     result = run_tiny(path)
     assert result.code == 1 and "not written by cxrseg" in result.err
     assert theirs.read_text() == '{"shapes": []}' and names(xrays) == ["x.json", "x.png"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_files_that_are_replaced_keep_their_permissions(
+    run_tiny, save_chest, xrays, tmp_path
+) -> None:
+    path = save_chest(xrays / "x.png")
+    tables = ["--csv", tmp_path / "all.csv", "--jsonl", tmp_path / "all.jsonl"]
+    assert run_tiny(path, *tables).code == 0
+    written = [*(xrays / name for name in outputs_of("x")), *tables[1::2]]
+    for file in written:
+        file.chmod(0o600)
+    before = {file: file.stat().st_mtime_ns for file in written}
+    assert run_tiny(path, *tables).code == 0
+    for file in written:
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert file.stat().st_mtime_ns > before[file]
 
 
 def test_input_is_never_overwritten(run_tiny, save_chest, tmp_path) -> None:
