@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import signal
 import subprocess
 import time
@@ -55,6 +56,20 @@ def wait_for(path: Path, process: subprocess.Popen[str], log: Path) -> None:
     raise AssertionError(f"{path.name} did not appear")
 
 
+def interrupt(process: subprocess.Popen[str], run: Path, log: Path, number: int) -> None:
+    """Interrupt a run in its first stage; it must be saved."""
+    last = run / "stage1/last.ckpt"
+    wait_for(last, process, log)
+    process.send_signal(number)
+    assert process.wait(PATIENCE_SECONDS) == 130
+    text = log.read_text()
+    assert "Traceback" not in text
+    assert "interrupted: " in text and "saved; the same command with --resume" in text
+    assert int(torch.load(last, weights_only=True)["global_step"]) > 0
+    assert not list(run.rglob(".*.part"))
+    assert not (run / "model.ckpt").exists()
+
+
 def steps_in(metrics: Path) -> list[int]:
     with metrics.open(newline="") as file:
         return [int(row["step"]) for row in csv.DictReader(file)]
@@ -103,19 +118,25 @@ class TestInterruption:
         settings = recipe("stage1: {epochs: 500, images_per_epoch: 40, batch_size: 4}\n")
         run = tmp_path / "run"
         process = start(small_data, "-o", run, "--recipe", settings)
-        last = run / "stage1/last.ckpt"
-        wait_for(last, process, tmp_path / "log")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE_SECONDS) == 130
-        log = (tmp_path / "log").read_text()
-        assert "Traceback" not in log
-        assert "interrupted: " in log and "saved; the same command with --resume" in log
-        assert int(torch.load(last, weights_only=True)["global_step"]) > 0
-        assert not list(run.rglob(".*.part"))
-        assert not (run / "model.ckpt").exists()
+        interrupt(process, run, tmp_path / "log", signal.SIGINT)
 
         again = call_here("train", small_data, "-o", run, "--recipe", settings)
         refused(again, 1, "holds a run already")
+
+    @pytest.mark.skipif(os.name != "posix", reason="sends signals of Unix")
+    @pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
+    def test_other_signals_save_as_ctrl_c_does(
+        self,
+        start: Start,
+        small_data: Path,
+        recipe: Callable[[str], Path],
+        tmp_path: Path,
+        number: str,
+    ) -> None:
+        settings = recipe("stage1: {epochs: 500, images_per_epoch: 40, batch_size: 4}\n")
+        run = tmp_path / "run"
+        process = start(small_data, "-o", run, "--recipe", settings)
+        interrupt(process, run, tmp_path / "log", getattr(signal, number))
 
 
 def test_average_of_weights_is_kept_over_a_kill(
