@@ -132,11 +132,13 @@ def _read(path: Path) -> Picture:
         except (CxrsegError, MemoryError):
             raise
         # On damaged files Pillow's parsers raise nearly any type.
-        except Exception:
-            mended = _mended(file, path, name)
-            if mended is None:
-                raise
-            return mended
+        except Exception as error:
+            # Its traceback would keep the half decoded image.
+            failure = error.with_traceback(None)
+        mended = _mended(file, path, name)
+        if mended is None:
+            raise failure
+        return mended
 
 
 def _mended(file: BinaryIO, path: Path, name: str) -> Picture | None:
@@ -149,8 +151,11 @@ def _mended(file: BinaryIO, path: Path, name: str) -> Picture | None:
     versions = with_end(file) if name == "JPEG" else ()
     pictures = (decode(version, path, name) for version in versions)
     first = next(pictures, None)
-    same = first and all(np.array_equal(first.pixels, other.pixels) for other in pictures)
-    return first if same else None
+    return first if first and all(_shows_the_same(first, other) for other in pictures) else None
+
+
+def _shows_the_same(one: Picture, other: Picture) -> bool:
+    return all(np.array_equal(one.pixels[rows], other.pixels[rows]) for rows in strips(*one.size))
 
 
 @contextmanager
