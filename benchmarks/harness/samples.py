@@ -68,9 +68,7 @@ def read_samples(data: Path, options: RowOptions) -> list[Sample]:
     asked: dict[str, set[str]] = {}
     for column, value in terms:
         asked.setdefault(column, set()).add(value)
-    chosen = [
-        (line, row) for line, row in table.rows() if _matches(row, wanted) and _matches(row, asked)
-    ]
+    chosen = list(table.chosen(lambda row: _matches(row, wanted) and _matches(row, asked)))
     if not chosen:
         raise CxrsegError(data, *_no_row(table, {**wanted, **asked}, options.split))
     return [_sample(table, line, row) for line, row in spread(chosen, options.limit)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.readers.folders import find_images
 from cxrseg.trainer.data.samples import spread
-from cxrseg.trainer.data.tables import named_file, open_table, recorded_name
+from cxrseg.trainer.data.tables import Row, named_file, open_table, recorded_name
 
 FITTED_SPLITS = ("train", "val")
 """Splits that a reference is fitted to. Images of a test split are never looked at."""
@@ -78,9 +78,12 @@ def _of_folder(data: Path, split: str) -> Iterator[SourceImage]:
 def _of_table(data: Path, split: str, where: Mapping[str, Sequence[str]]) -> Iterator[SourceImage]:
     table = open_table(data)
     table.require("image", "split", *where)
-    for line, row in table.rows():
-        if row["split"] != split or any(row[name] not in where[name] for name in where):
-            continue
+    accepted = {"split": [split], **where}
+
+    def is_wanted(row: Row) -> bool:
+        return all(row[name] in values for name, values in accepted.items())
+
+    for line, row in table.chosen(is_wanted):
         path = named_file(table, line, row, "image")
         patient = row.get("patient") or row["image"]
         source = row.get("source") or "images"

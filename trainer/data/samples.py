@@ -11,16 +11,13 @@ from typing import Literal, TypeVar
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import PROTOCOLS, Protocol
 from cxrseg.runtime.readers.reading import SUFFIXES
-from cxrseg.trainer.data.tables import named_file, open_table
+from cxrseg.trainer.data.tables import Row, named_file, open_table
 from cxrseg.trainer.recipe import ColorRecipe, DataRecipe
 
 Item = TypeVar("Item")
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-MAX_SAMPLES = 500_000
-"""Most samples of one CSV file; the largest public set of chest X-rays has 377,110."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +122,13 @@ def _from_csv(
 ) -> list[Sample]:
     table = open_table(source)
     table.require("image", "mask", "split", *where)
-    samples: list[Sample] = []
-    for line, row in table.rows():
-        split = row["split"]
-        if split not in SPLITS or any(row[name] not in values for name, values in where.items()):
-            continue
+    samples = []
+    accepted = {"split": SPLITS, **where}
+
+    def is_wanted(row: Row) -> bool:
+        return all(row[name] in values for name, values in accepted.items())
+
+    for line, row in table.chosen(is_wanted):
         protocol = row.get("protocol") or "fields"
         if protocol not in PROTOCOLS:
             raise CxrsegError(
@@ -137,12 +136,9 @@ def _from_csv(
                 f"unknown protocol {protocol!r}",
                 f"use one of {', '.join(PROTOCOLS)}",
             )
-        if len(samples) == MAX_SAMPLES:
-            cause = f"has more than {MAX_SAMPLES} rows to train on"
-            raise CxrsegError(source, cause, "choose some with data.where of the recipe")
         image, mask = (named_file(table, line, row, name) for name in ("image", "mask"))
         group = row.get(group_column) or source.stem
-        samples.append(Sample(image, mask, split, protocol, group, colors))
+        samples.append(Sample(image, mask, row["split"], protocol, group, colors))
     return samples
 
 

@@ -7,7 +7,7 @@ import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
@@ -25,6 +25,12 @@ MAX_LINE = 65_536
 
 MAX_CELL = 4_096
 """Longest cell accepted, in characters: no path is longer."""
+
+MAX_CHOSEN = 500_000
+"""Most rows that are worked on; the largest public set of chest X-rays has 377,110."""
+
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+"""How files of Excel itself begin."""
 
 _DELIMITERS = ",;\t|"
 _CHUNK = 1 << 20
@@ -87,6 +93,19 @@ class Table:
                 line,
                 {name: text for name, text in zip(self.columns, cells, strict=False) if name},
             )
+
+    def chosen(self, wanted: Callable[[Row], bool]) -> Iterator[tuple[int, Row]]:
+        """Yield those rows that are wanted, as `rows` does.
+
+        Raises:
+            CxrsegError: As `rows`; or more than `MAX_CHOSEN` are.
+        """
+        matching = ((line, row) for line, row in self.rows() if wanted(row))
+        for number, found in enumerate(matching):
+            if number == MAX_CHOSEN:
+                cause = f"more than {MAX_CHOSEN} rows are chosen"
+                raise CxrsegError(self.path, cause, "choose fewer, or split the file")
+            yield found
 
 
 def open_table(path: Path) -> Table:
@@ -186,6 +205,8 @@ def _encoding(path: Path) -> str:
     """Tell the encoding of a file by its mark, or by reading all of it."""
     with _explained(path), open_file(path) as file:
         head = file.read(_CHUNK)
+        if head.startswith(_WORKBOOKS):
+            raise _no_csv(path, "it is a workbook")
         for mark, encoding in _BOMS:
             if head.startswith(mark):
                 return encoding

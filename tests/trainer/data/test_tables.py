@@ -13,7 +13,7 @@ from cxrseg.benchmarks.harness import samples as bench
 from cxrseg.benchmarks.harness.options import RowOptions
 from cxrseg.export.reference.images import read_images
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.trainer.data import samples
+from cxrseg.trainer.data import tables
 from cxrseg.trainer.data.samples import Sample, read_samples
 from cxrseg.trainer.data.tables import open_table, recorded_name
 
@@ -92,6 +92,7 @@ def test_a_backslash_may_be_part_of_a_name(make: Make) -> None:
         (PLAIN + "a\0b,c,train,x\n", "holds bytes of 0"),
         (b"\xff\xfe" + PLAIN.encode("utf-16-le")[:-1], "is not a CSV file"),
         (b"\x89PNG\r\n\x1a\n\0\0", "is not a CSV file"),
+        (b"PK\x03\x04\x14", r"is not a CSV file \(it is a workbook\)"),
         ("image,mask,mask,split\n", "has two columns 'mask'"),
         ("image,mask\n", "has no column 'split'; there are image, mask"),
         ("", "has no column 'image'; there are none"),
@@ -134,12 +135,16 @@ def test_rows_are_read_as_they_are_asked_for(make: Make) -> None:
     assert peak < 4 << 20
 
 
-def test_more_rows_than_anybody_trains_on(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samples, "MAX_SAMPLES", 3)
+def test_more_rows_than_anybody_works_on(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_CHOSEN", 3)
     line = "bilder/größe.png,masks/m.png,train,x\n"
-    assert len(read_samples(make(PLAIN + line * 2))) == 3
-    with pytest.raises(CxrsegError, match=r"has more than 3 rows .*data\.where"):
-        read_samples(make(PLAIN + line * 3))
+    options = RowOptions(split="train")
+    path = make(PLAIN + line * 2)
+    assert len(read_samples(path)) == len(bench.read_samples(path, options)) == 3
+    path = make(PLAIN + line * 3)
+    for read in (read_samples, lambda path: bench.read_samples(path, options), read_images):
+        with pytest.raises(CxrsegError, match="more than 3 rows are chosen"):
+            read(path)
 
 
 @pytest.mark.parametrize(
