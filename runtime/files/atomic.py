@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -101,6 +102,8 @@ def write_together(contents: Mapping[Path, bytes], durable: bool = False) -> Non
     try:
         for path, data in contents.items():
             place = place_of(path)
+            if place in temporaries:
+                raise OSError(errno.EINVAL, "it is a link to another file of the same result")
             temporary = _temporary(place)
             temporaries[place] = temporary
             with _create(temporary, place) as file:

@@ -102,6 +102,7 @@ def open_stream(path: str | os.PathLike[str]) -> FileIO | None:
     descriptor = _descriptor_of(path)
     if descriptor is not None:
         # Not opened anew: what is written through other copies of it must not be overwritten.
+        os.write(descriptor, b"")  # fails where it was opened for reading alone
         return os.fdopen(os.dup(descriptor), "wb", buffering=0)
     try:
         if not _is_stream(path.stat()):
@@ -110,7 +111,7 @@ def open_stream(path: str | os.PathLike[str]) -> FileIO | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno != errno.ENXIO:
+        if error.errno != errno.ENXIO or not path.is_fifo():
             raise
         raise OSError(errno.ENXIO, "nobody reads this pipe") from error
     stream = os.fdopen(opened, "wb", buffering=0)

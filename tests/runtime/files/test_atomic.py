@@ -137,6 +137,18 @@ def test_no_kill_leaves_a_voucher_for_others_files(tmp_path: Path, number: int) 
     ]
 
 
+@posix
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_files_of_one_result_are_not_one_file(tmp_path: Path, name: str) -> None:
+    files = {tmp_path / "a": b"1", tmp_path / "b": b"2"}
+    other = "ab".replace(name, "")
+    (tmp_path / other).write_bytes(b"old")
+    (tmp_path / name).symlink_to(other)
+    with pytest.raises(CxrsegError, match="a link to another file of the same result"):
+        write_together(files)
+    assert names(tmp_path) == ["a", "b"] and (tmp_path / other).read_bytes() == b"old"
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

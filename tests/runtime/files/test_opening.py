@@ -111,6 +111,12 @@ def test_an_open_file_is_written_on_with_and_not_replaced(tmp_path: Path, name: 
     assert (tmp_path / "x").read_bytes() == b"first second third"
 
 
+def test_an_open_file_that_takes_nothing_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    with (tmp_path / "x").open("rb") as file, pytest.raises(OSError, match="Bad file descriptor"):
+        open_stream(f"/dev/fd/{file.fileno()}")
+
+
 def test_numbers_are_names_like_others(tmp_path: Path) -> None:
     assert place_of(tmp_path / "1") == tmp_path / "1" and open_stream(tmp_path / "1") is None
     with pytest.raises(OSError):
