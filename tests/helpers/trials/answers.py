@@ -77,7 +77,8 @@ def nothing_half_written(folder: Path) -> Iterator[list[Path]]:
     before = set(folder.rglob("*"))
     written: list[Path] = []
     yield written
-    assert set(folder.rglob("*")) == before | set(written)
+    odd = set(folder.rglob("*")) ^ (before | set(written))
+    assert not odd, f"half done: {odd}"
 
 
 def check_outputs(

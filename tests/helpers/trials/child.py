@@ -13,7 +13,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, process_time
@@ -21,17 +21,10 @@ from types import ModuleType
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from helpers.trials.trial import Batch, Trial
+from helpers.trials.trial import Batch, Trial, trial_of
 
 ADDRESS_SPACE = 4 << 30
 """Of the process, in bytes."""
-
-RESIDENT_MIB = 1600
-"""Most memory that the process may ever hold: what 100 million pixels, the most that are accepted,
-are allowed to take. A small file may claim to be as large."""
-
-CPU_SECONDS = 10.0
-"""What one case may cost. Not time on the clock, in which other processes have their share."""
 
 WAIT_SECONDS = 120.0
 """Time on the clock after which a case waits for something that never comes."""
@@ -56,8 +49,8 @@ def set_limits() -> None:
 
 
 @contextmanager
-def limited_time() -> Iterator[None]:
-    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+def limited_time(cpu_seconds: float) -> Iterator[None]:
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
     signal.setitimer(signal.ITIMER_REAL, WAIT_SECONDS)
     try:
         yield
@@ -66,7 +59,14 @@ def limited_time() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+def forget_peak() -> None:
+    """Begin anew with the most memory that was held, where the system can."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_mib() -> float:
+    """Return the most memory that this process has held."""
     # Not getrusage, which counts what the parent held when it started this process.
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
@@ -75,7 +75,7 @@ def peak_mib() -> float:
 def run(trial: Trial, count: int, number: int, folder: Path) -> Batch:
     """Try `count` cases drawn from a seed; one that fails is tried again until it is small."""
     cases = taken = 0
-    slowest = 0.0
+    slowest = peak = 0.0
 
     @seed(number)
     @settings(
@@ -88,13 +88,15 @@ def run(trial: Trial, count: int, number: int, folder: Path) -> Batch:
     )
     @given(trial.cases)
     def each(case: bytes) -> None:
-        nonlocal cases, taken, slowest
+        nonlocal cases, taken, slowest, peak
         (folder / "case").write_bytes(case)
-        with tempfile.TemporaryDirectory(dir=folder) as home, limited_time():
+        forget_peak()
+        with tempfile.TemporaryDirectory(dir=folder) as home, limited_time(trial.seconds):
             before = process_time()
             answer = trial.check(case, Path(home))
             slowest = max(slowest, process_time() - before)
-        assert peak_mib() < RESIDENT_MIB, f"{peak_mib():.0f} MiB"
+        peak = max(peak, held := peak_mib())
+        assert held < trial.mib, f"{held:.0f} MiB"
         cases, taken = cases + 1, taken + answer
 
     failure, start = "", perf_counter()
@@ -106,14 +108,12 @@ def run(trial: Trial, count: int, number: int, folder: Path) -> Batch:
         error.__notes__ = []
         failure = "".join(traceback.format_exception(error))[-6000:]
     batch = Batch(trial.name, number, cases, taken, failure=failure)
-    return replace(
-        batch, seconds=perf_counter() - start, slowest_s=slowest, peak_mib=round(peak_mib())
-    )
+    return replace(batch, seconds=perf_counter() - start, slowest_s=slowest, peak_mib=round(peak))
 
 
 def main() -> None:
     file, name, count, number, folder = sys.argv[1:]
-    trial = getattr(load_module(Path(file)), name).trial
+    trial = trial_of(getattr(load_module(Path(file)), name))
     set_limits()
     print("\n" + run(trial, int(count), int(number), Path(folder)).to_json())
 

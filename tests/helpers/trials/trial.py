@@ -23,9 +23,15 @@ or refused. Raises whatever should not happen."""
 CASES = 100
 """Cases of a test; the long run takes thousands."""
 
+CPU_SECONDS = 10.0
+"""What a case may cost. Not time on the clock, in which other processes have their share."""
+
+RESIDENT_MIB = 1600
+"""The most memory that the process may hold: what 100 million pixels, the most that are accepted,
+are allowed to take. A small file may claim to be as large."""
+
 SILENCE = 600.0
-"""Seconds after which a batch counts as hung, however busy the machine; a single case has far
-fewer, see `limits`."""
+"""Seconds after which a batch counts as hung, however busy the machine."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,16 @@ class Trial:
         name: Its name there.
         check: The check.
         cases: The contents of the files that it is tried on.
+        seconds: CPU time that one case may cost.
+        mib: The most memory that its process may hold.
     """
 
     file: Path
     name: str
     check: Check
     cases: SearchStrategy[bytes]
+    seconds: float = CPU_SECONDS
+    mib: int = RESIDENT_MIB
 
 
 @dataclass(frozen=True)
@@ -106,15 +116,22 @@ def run_batch(trial: Trial, folder: Path, cases: int, seed: int) -> Batch:
         return Batch(trial.name, seed, failure=f"ended with {done.returncode}\n{told}")
 
 
-def fuzzed(cases: SearchStrategy[bytes]) -> Callable[[Check], Callable[[Path], None]]:
+def fuzzed(
+    cases: SearchStrategy[bytes], seconds: float = CPU_SECONDS, mib: int = RESIDENT_MIB
+) -> Callable[[Check], Callable[[Path], None]]:
     """Make a test of a check: it passes if the check does on every case of a batch.
+
+    Args:
+        cases: As `Trial` takes it.
+        seconds: As `Trial` takes it.
+        mib: As `Trial` takes it.
 
     The same cases are drawn each time. Some must be taken and some refused, else they are not what
     they should be: all sound, or all refused at the door.
     """
 
     def decorate(check: Check) -> Callable[[Path], None]:
-        trial = Trial(Path(check.__code__.co_filename), check.__name__, check, cases)
+        trial = Trial(Path(check.__code__.co_filename), check.__name__, check, cases, seconds, mib)
 
         def test(tmp_path: Path) -> None:
             batch = run_batch(trial, tmp_path, CASES, seed=0)
@@ -125,6 +142,15 @@ def fuzzed(cases: SearchStrategy[bytes]) -> Callable[[Check], Callable[[Path], N
         test.__name__, test.__doc__ = check.__name__, check.__doc__
         made: Any = test
         made.trial = trial
-        return test
+        return pytest.mark.skipif(
+            not sys.platform.startswith("linux"), reason="sets limits and reads /proc"
+        )(made)
 
     return decorate
+
+
+def trial_of(test: Callable[[Path], None]) -> Trial:
+    """Return the trial that a test was made of."""
+    made: Any = test
+    trial: Trial = made.trial
+    return trial
