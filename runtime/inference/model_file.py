@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.files.opening import read_file
+from cxrseg.runtime.inference.protobuf import messages, read_message, text
 
 if TYPE_CHECKING:
     from cxrseg.runtime.core.model_card import ModelCard
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 MAX_MODEL_BYTES = 2_000_000_000
 """Largest model file accepted; ONNX itself ends at 2 GiB."""
+
+MAX_FIELDS = 64
+"""Most fields of the file itself, and of an entry of its metadata."""
+
+# Numbers of fields of ONNX's ModelProto.
+_GRAPH, _METADATA = 7, 14
 
 INPUT = "image"
 OUTPUT = "logits"
@@ -59,10 +66,9 @@ def read_card(path: Path, data: bytes) -> tuple[ModelCard, str | None]:
         CxrsegError: There is no card, or it cannot be used.
     """
     from cxrseg.runtime.core.model_card import METADATA_KEY, REFERENCE_KEY, ModelCard
-    from cxrseg.runtime.inference.onnx_graph import read_metadata
 
     try:
-        metadata = read_metadata(data)
+        metadata = _metadata(data)
     except ValueError as error:
         raise _unlike(path, error) from error
     if METADATA_KEY not in metadata:
@@ -79,6 +85,21 @@ def read_card(path: Path, data: bytes) -> tuple[ModelCard, str | None]:
             "update cxrseg, or " + EXPORT_AGAIN,
         ) from error
     return card, metadata.get(REFERENCE_KEY)
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """Return the metadata of an ONNX file: its `ModelProto.metadata_props`."""
+    model = read_message(memoryview(data), MAX_FIELDS)
+    if _GRAPH not in model:
+        raise ValueError("no graph")
+    metadata: dict[str, str] = {}
+    for entry in messages(model, _METADATA):
+        fields = read_message(entry, MAX_FIELDS)
+        key = text(fields, 1)
+        if key in metadata:
+            raise ValueError(f"metadata {key!r} twice")
+        metadata[key] = text(fields, 2)
+    return metadata
 
 
 def check_model(path: Path, data: bytes, card: ModelCard) -> None:

@@ -12,7 +12,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
-from cxrseg.runtime.inference.protobuf import Message, integers, read_message
+from cxrseg.runtime.inference.protobuf import (
+    Message,
+    integer,
+    integers,
+    messages,
+    read_message,
+    text,
+    texts,
+)
 
 Shape = tuple[int, ...]
 
@@ -58,7 +66,6 @@ _KINDS = {
     "tensor type": _kind((), {1, 2}),
     "shape": _kind({1}, ()),
     "dimension": _kind((), {1, 2, 3}),
-    "metadata entry": _kind((), {1, 2}),
 }
 
 # The fields that files of others do hold, and what they are called.
@@ -143,25 +150,6 @@ class Graph:
     outputs: tuple[Port, ...]
 
 
-def read_metadata(data: bytes) -> dict[str, str]:
-    """Return the metadata of an ONNX file, and look at nothing else in it.
-
-    Raises:
-        ValueError: It is no such file, or an entry is no text in UTF-8 or stands twice.
-    """
-    metadata: dict[str, str] = {}
-    model = read_message(memoryview(data), _KINDS["model"].most)
-    if 7 not in model:
-        raise ValueError("no graph")
-    for entry in _messages(model, 14):
-        fields = _checked(entry, "metadata entry")
-        key = _text(fields, 1)
-        if key in metadata:
-            raise ValueError(f"metadata {key!r} twice")
-        metadata[key] = _text(fields, 2)
-    return metadata
-
-
 def read_graph(data: bytes) -> Graph:
     """Read the graph of an ONNX file.
 
@@ -173,12 +161,12 @@ def read_graph(data: bytes) -> Graph:
             goes with "is ... : it has".
     """
     model = _checked(memoryview(data), "model")
-    for entry in _messages(model, 8):
-        domain = _text(_checked(entry, "operator set"), 1)
+    for entry in messages(model, 8):
+        domain = text(_checked(entry, "operator set"), 1)
         if domain not in ("", "ai.onnx"):
             raise ValueError(f"operators that are not ONNX's own ({domain!r})")
-    graph = _checked(*_messages(model, 7), "graph")
-    nodes, constants = _messages(graph, 1), _messages(graph, 5)
+    graph = _checked(*messages(model, 7), "graph")
+    nodes, constants = messages(graph, 1), messages(graph, 5)
     if len(nodes) > MAX_NODES or len(constants) > MAX_CONSTANTS:
         raise ValueError(f"{len(nodes)} nodes and {len(constants)} constants, too many for a model")
     if sum(map(len, nodes)) > MAX_NODE_BYTES:
@@ -192,19 +180,19 @@ def read_graph(data: bytes) -> Graph:
     return Graph(
         tuple(_node(entry) for entry in nodes),
         stored,
-        tuple(_port(entry) for entry in _messages(graph, 11)),
-        tuple(_port(entry) for entry in _messages(graph, 12)),
+        tuple(_port(entry) for entry in messages(graph, 11)),
+        tuple(_port(entry) for entry in messages(graph, 12)),
     )
 
 
 def _constant(data: memoryview) -> tuple[str, Constant]:
     fields = _checked(data, "constant")
-    name, kind, shape = _text(fields, 8), _integer(fields, 2), tuple(integers(fields.get(1, [])))
-    if _integer(fields, 14) != 0:
+    name, kind, shape = text(fields, 8), integer(fields, 2), tuple(integers(fields.get(1, [])))
+    if integer(fields, 14) != 0:
         raise ValueError("weights outside the file")
     if kind not in ITEM_BYTES:
         raise ValueError(f"a constant of a type that no model needs ({kind})")
-    content = _bytes(fields, 9)
+    content = next(iter(messages(fields, 9)), memoryview(b""))
     if len(shape) > MAX_RANK or min(shape, default=0) < 0:
         raise ValueError(f"a constant {name!r} whose dimensions are impossible")
     if prod(shape) * ITEM_BYTES[kind] != len(content):
@@ -214,37 +202,37 @@ def _constant(data: memoryview) -> tuple[str, Constant]:
 
 def _node(data: memoryview) -> Node:
     fields = _checked(data, "node")
-    operator, domain = _text(fields, 4), _text(fields, 7)
+    operator, domain = text(fields, 4), text(fields, 7)
     if domain not in ("", "ai.onnx"):
         raise ValueError(f"an operator that is not ONNX's own ({f'{domain}.{operator}'!r})")
-    outputs = _texts(fields, 2)
+    outputs = texts(fields, 2)
     if len(outputs) != 1:
         raise ValueError(f"{operator!r} with {len(outputs)} outputs")
     numbers: dict[str, Shape] = {}
-    texts: dict[str, str] = {}
-    for entry in _messages(fields, 5):
+    words: dict[str, str] = {}
+    for entry in messages(fields, 5):
         attribute = _checked(entry, "attribute")
-        name = _text(attribute, 1)
-        if name in numbers or name in texts:
+        name = text(attribute, 1)
+        if name in numbers or name in words:
             raise ValueError(f"{operator!r} with {name!r} twice")
         numbers[name] = tuple(integers(attribute.get(3, []) + attribute.get(8, [])))
-        texts[name] = _text(attribute, 4)
-    return Node(operator, tuple(_texts(fields, 1)), outputs[0], numbers, texts)
+        words[name] = text(attribute, 4)
+    return Node(operator, tuple(texts(fields, 1)), outputs[0], numbers, words)
 
 
 def _port(data: memoryview) -> Port:
     fields = _checked(data, "port")
     shape: list[int | str] = []
     kind = 0
-    for entry in _messages(fields, 2):
-        for tensor in _messages(_checked(entry, "type"), 1):
+    for entry in messages(fields, 2):
+        for tensor in messages(_checked(entry, "type"), 1):
             about = _checked(tensor, "tensor type")
-            kind = _integer(about, 1)
-            for dimensions in _messages(about, 2):
-                for dimension in _messages(_checked(dimensions, "shape"), 1):
+            kind = integer(about, 1)
+            for dimensions in messages(about, 2):
+                for dimension in messages(_checked(dimensions, "shape"), 1):
                     size = _checked(dimension, "dimension")
-                    shape.append(_integer(size, 1) if 1 in size else _text(size, 2))
-    return Port(_text(fields, 1), kind, tuple(shape))
+                    shape.append(integer(size, 1) if 1 in size else text(size, 2))
+    return Port(text(fields, 1), kind, tuple(shape))
 
 
 def _checked(data: memoryview, what: str) -> Message:
@@ -259,30 +247,3 @@ def _checked(data: memoryview, what: str) -> Message:
         if number in kind.one and len(values) > 1:
             raise ValueError(f"a {what} with two values for one ({number})")
     return fields
-
-
-def _messages(fields: Message, number: int) -> list[memoryview]:
-    values = fields.get(number, [])
-    found = [value for value in values if not isinstance(value, int)]
-    if len(found) != len(values):
-        raise ValueError(f"a number where something else belongs ({number})")
-    return found
-
-
-def _bytes(fields: Message, number: int) -> memoryview:
-    return next(iter(_messages(fields, number)), memoryview(b""))
-
-
-def _texts(fields: Message, number: int) -> list[str]:
-    try:
-        return [str(value, "utf-8") for value in _messages(fields, number)]
-    except UnicodeDecodeError:
-        raise ValueError("text that is not UTF-8") from None
-
-
-def _text(fields: Message, number: int) -> str:
-    return next(iter(_texts(fields, number)), "")
-
-
-def _integer(fields: Message, number: int) -> int:
-    return next(iter(integers(fields.get(number, []))), 0)

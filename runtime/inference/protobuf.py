@@ -84,3 +84,45 @@ def integers(values: list[Field]) -> list[int]:
             numbers.append(number)
     # Negative ones are written as their two's complement in 64 bits.
     return [n - (1 << 64) if n >> 63 else n for n in numbers]
+
+
+def messages(fields: Message, number: int) -> list[memoryview]:
+    """Return the messages, or other bytes, of a repeated field.
+
+    Raises:
+        ValueError: It holds numbers.
+    """
+    values = fields.get(number, [])
+    found = [value for value in values if not isinstance(value, int)]
+    if len(found) != len(values):
+        raise ValueError(f"a number where something else belongs ({number})")
+    return found
+
+
+def texts(fields: Message, number: int) -> list[str]:
+    """Return the texts of a repeated field.
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    try:
+        return [str(value, "utf-8") for value in messages(fields, number)]
+    except UnicodeDecodeError:
+        raise ValueError("text that is not UTF-8") from None
+
+
+def text(fields: Message, number: int) -> str:
+    """Return the text of a field, empty where there is none.
+
+    Raises:
+        ValueError: It holds something else, or more than one.
+    """
+    found = texts(fields, number)
+    if len(found) > 1:
+        raise ValueError(f"two values for one ({number})")
+    return found[0] if found else ""
+
+
+def integer(fields: Message, number: int) -> int:
+    """Return the signed integer of a field, 0 where there is none."""
+    return next(iter(integers(fields.get(number, []))), 0)
