@@ -153,7 +153,7 @@ def test_own_outputs_are_no_inputs(write: Write, run_cxrseg, model, xrays: Path)
     assert find_images([xrays]) == [xrays / "x.dcm"]
     before = sorted(xrays.iterdir())
     result = run_cxrseg(xrays, "--format", "png,json,seg,sc", *model)
-    assert result.code == 0 and "5 written by cxrseg" in result.err
+    assert (result.code, result.err) == (0, "")
     assert sorted(xrays.iterdir()) == before
     every = run_cxrseg(*xrays.glob("*.dcm"), "--format", "seg", *model)
     assert every.code == 0 and len(every.out.splitlines()) == 1
