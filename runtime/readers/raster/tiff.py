@@ -26,8 +26,8 @@ _TAGS = {
     *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC),
     *(_ORIENTATION, _SAMPLES, _PLANAR, _EXTRA, _FORMAT),
 }
-_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
-"""Type of a tag's values that are counts or codes -> that of `struct`."""
+_TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+"""Type of a tag's values that are integers -> that of `struct`."""
 
 _MAX_ENTRIES = 65535
 _MAX_SAMPLES = 16
@@ -94,7 +94,7 @@ def read_directory(file: BinaryIO) -> Directory:
     """Read the first directory of a TIFF or BigTIFF file.
 
     Raises:
-        ValueError: It is damaged or lacks the size of the image.
+        ValueError: It is damaged, or lacks the size of the image or what its values mean.
     """
     try:
         tags, more = _read_tags(file)
@@ -106,12 +106,14 @@ def read_directory(file: BinaryIO) -> Directory:
 
     if not (tags.get(_WIDTH) and tags.get(_HEIGHT)):
         raise ValueError("the TIFF directory holds no image size")
+    if not tags.get(_PHOTOMETRIC):
+        raise ValueError("the TIFF directory does not tell whether 0 is black or white")
     return Directory(
         height=first(_HEIGHT, 0),
         width=first(_WIDTH, 0),
         bits=tags.get(_BITS) or (1,),
         compression=first(_COMPRESSION, 1),
-        photometric=first(_PHOTOMETRIC, _WHITE_IS_ZERO),
+        photometric=first(_PHOTOMETRIC, _BLACK_IS_ZERO),
         orientation=first(_ORIENTATION, 1),
         samples=first(_SAMPLES, 1),
         planar=first(_PLANAR, 1),
@@ -139,7 +141,10 @@ def _read_tags(file: BinaryIO) -> tuple[dict[int, tuple[int, ...]], bool]:
     tags: dict[int, tuple[int, ...]] = {}
     for position in range(0, len(entries) - entry.size + 1, entry.size):
         tag, kind, number, value = entry.unpack_from(entries, position)
-        if tag in _TAGS and kind in _TYPES:
+        # Of a tag that comes twice libtiff takes the first.
+        if tag in _TAGS and tag not in tags:
+            if kind not in _TYPES:
+                raise ValueError(f"the TIFF tag {tag} is no integer")
             form = f"{order}{min(number, _MAX_SAMPLES)}{_TYPES[kind]}"
             if struct.calcsize(f"{order}{_TYPES[kind]}") * number > word_size:
                 file.seek(min(struct.unpack(f"{order}{word}", value)[0], size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from helpers.drawing.tiffs import tiff
 
 HEIGHT, WIDTH = 40, 50
 RAMP = np.linspace(0.2, 1, HEIGHT)[:, None] * np.linspace(0, 1, WIDTH)
+BYTES = np.uint8(255 * RAMP)
 UPRIGHT = {
     1: lambda a: a,
     2: np.fliplr,
@@ -167,3 +169,39 @@ def test_a_page_past_the_end_is_none(tmp_path: Path) -> None:
     assert content[at:] == bytes(4)
     damaged = content[:at] + (len(content) + 1000).to_bytes(4, "little")
     np.testing.assert_allclose(read(saved(tmp_path, damaged)).pixels, RAMP, atol=0.01)
+
+
+def with_tag(content: bytes, tag: int, entry: bytes) -> bytes:
+    """Return a TIFF with the twelve bytes of a tag replaced by others."""
+    at = content.index(struct.pack("<H", tag) + b"\3\0\1\0\0\0")
+    return content[:at] + entry + content[at + 12 :]
+
+
+@pytest.mark.parametrize("kind", [1, 4, 6, 8, 9])
+def test_photometric_of_any_integer_type(kind: int, tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    black, entry = tiff(BYTES), struct.pack("<HHII", 262, kind, 1, 1)
+    path.write_bytes(black)
+    expected = read(path).pixels
+    path.write_bytes(with_tag(black, 262, entry))
+    np.testing.assert_array_equal(read(path).pixels, expected)
+
+
+def test_first_of_two_tags_counts(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    path.write_bytes(with_tag(tiff(BYTES), 284, struct.pack("<HHII", 262, 3, 1, 0)))
+    np.testing.assert_allclose(read(path).pixels, BYTES / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tag", "reason"),
+    [(11, 262, "262 is no integer"), (2, 258, "258 is no integer"), (3, 263, "black or white")],
+)
+def test_tags_that_leave_the_values_open_are_refused(
+    kind: int, tag: int, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.tif"
+    replaced = 262 if tag == 263 else tag
+    path.write_bytes(with_tag(tiff(BYTES), replaced, struct.pack("<HHII", tag, kind, 1, 1)))
+    with pytest.raises(CxrsegError, match=reason):
+        read(path)
