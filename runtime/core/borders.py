@@ -14,9 +14,10 @@ from cxrseg.runtime.core.preprocess import FLAT
 Box = tuple[slice, slice]
 """Rows and columns of a part of an image."""
 
-NARROW = 0.1
-"""Black borders up to this share of height and width stay. Collimators leave such ones on one
-training image in twenty, and added to others they change the Dice by less than 0.001."""
+NARROW = 0.3
+"""Black borders up to this share of height and width stay. Collimators and films leave such ones on
+training images, so the network knows them: on 20 images with black borders of a tenth to a third
+the Dice was 0.003 lower without them. White ones of a tenth cost up to 0.13."""
 
 _MIN_SIDE = 32
 """Shortest side of what lies inside a border, in pixels; less is no X-ray with a border."""

@@ -3,6 +3,6 @@
 Gives each as a radiograph, or with its colors and its alpha for what is no X-ray.
 """
 
-from cxrseg.runtime.readers.raster.reader import FORMATS, read_picture, read_raster
+from cxrseg.runtime.readers.raster.reader import read_picture, read_raster
 
-__all__ = ["FORMATS", "read_picture", "read_raster"]
+__all__ = ["read_picture", "read_raster"]

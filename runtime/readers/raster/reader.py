@@ -24,9 +24,6 @@ from cxrseg.runtime.core.strips import strips
 from cxrseg.runtime.files.opening import open_file
 from cxrseg.runtime.readers.raster.picture import Picture, decode
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
-"""Pillow's names of the formats; no other decoder is ever tried on a file."""
-
 _MAGIC = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
 """Start of a file -> Pillow's name of its format; other files here are TIFF."""
 

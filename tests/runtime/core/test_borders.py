@@ -21,7 +21,7 @@ Sides = tuple[tuple[int, int], tuple[int, int]]
 
 SIDES: list[Sides] = [
     ((0, 0), (100, 100)),
-    ((0, 90), (0, 0)),
+    ((0, 150), (0, 0)),
     ((40, 10), (5, 200)),
     ((400, 400), (400, 400)),
 ]
@@ -41,9 +41,9 @@ def test_border_of_any_gray_is_found(sides: Sides, gray: float) -> None:
 
 @pytest.mark.parametrize(("gray", "found"), [(0, False), (0.2, True), (1, True)])
 def test_narrow_border_counts_if_it_is_not_black(gray: float, found: bool) -> None:
-    narrow = slice(8, 264), slice(3, 243)
-    whole = slice(0, 270), slice(0, 250)
-    assert inside_borders(padded(((8, 6), (3, 7)), gray)) == (narrow if found else whole)
+    inside = slice(48, 304), slice(3, 243)
+    whole = slice(0, 350), slice(0, 250)
+    assert inside_borders(padded(((48, 46), (3, 7)), gray)) == (inside if found else whole)
 
 
 def test_image_without_a_border_is_left_whole() -> None:
