@@ -16,6 +16,18 @@ _PATIENCE_S = 5.0
 _TICK_S = 0.002
 
 
+def wait_for(descriptor: int, seconds: float) -> bool:
+    """Take the lock of an open file, until it is closed, once somebody else has given it back.
+
+    Returns:
+        False where nobody has within these seconds.
+    """
+    end = monotonic() + seconds
+    while not (taken := take(descriptor)) and monotonic() < end:
+        sleep(_TICK_S)
+    return taken
+
+
 def take(descriptor: int) -> bool:
     """Take the lock of an open file, until it is closed.
 
@@ -49,9 +61,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
         return
     try:
-        deadline = monotonic() + _PATIENCE_S
-        while not take(descriptor) and monotonic() < deadline:
-            sleep(_TICK_S)
+        wait_for(descriptor, _PATIENCE_S)
         yield
     finally:
         os.close(descriptor)

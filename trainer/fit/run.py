@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.files.atomic import atomic_write
 from cxrseg.runtime.files.digest import sha256_of
-from cxrseg.runtime.files.opening import place_of, read_file
+from cxrseg.runtime.files.locks import wait_for
+from cxrseg.runtime.files.opening import open_file, place_of, read_file
 from cxrseg.trainer.data.samples import Sample, of_split, read_sources
 from cxrseg.trainer.fit.checkpoint import MODEL
 from cxrseg.trainer.networks.torch_file import read_torch_file
@@ -21,6 +24,8 @@ SETTINGS = "run.json"
 
 MAX_SETTINGS = 1 << 20
 """Most bytes of the settings of a run."""
+
+_PATIENCE_S = 10.0
 
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What settings raise that somebody has edited."""
@@ -166,6 +171,24 @@ def check_folder(run: Run, resume: bool) -> None:
                 f"({recorded.get(changed[0])!r}, now {now.get(changed[0])!r})",
                 "resume with the same options, or choose another -o",
             )
+    if path.is_file():
+        with only_run(run):
+            pass
+
+
+@contextmanager
+def only_run(run: Run) -> Iterator[None]:
+    """Keep other runs out of the folder, which has its settings, while the block runs.
+
+    Raises:
+        CxrsegError: Another run is in it.
+    """
+    with open_file(run.output / SETTINGS) as file:
+        # The loaders of a run that was killed end a little later.
+        if not wait_for(file.fileno(), _PATIENCE_S):
+            cause = "another run is training there"
+            raise CxrsegError(run.output, cause, "wait for it, or choose another -o")
+        yield
 
 
 def _check_files(folder: Path) -> None:

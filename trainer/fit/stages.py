@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from shutil import copyfile
@@ -34,6 +35,7 @@ from cxrseg.trainer.fit.run import (
     Run,
     check_folder,
     check_request,
+    only_run,
     read_data,
     record_settings,
 )
@@ -240,6 +242,11 @@ def train(run: Run, resume: bool) -> list[StageReport]:
         if not resume:
             check_pairs(samples, run.recipe.data.max_odd)
             record_settings(run)
+    with only_run(run) if _first_process() else nullcontext():
+        return _train_stages(run, samples)
+
+
+def _train_stages(run: Run, samples: Sequence[Sample]) -> list[StageReport]:
     reports = []
     one, two = run.output / "stage1.ckpt", run.output / "stage2.ckpt"
     if run.stages in ("1", "all") and not one.is_file():
