@@ -69,7 +69,7 @@ def _file_ids(path: Path) -> Iterator[list[str]]:
 
     with open_data_set(path) as source:
         elements = Elements(source.file, source.size, source.encoding, {_RECORDS}, MAX_ELEMENTS)
-        for sequence in elements.walk(source.start):
+        for sequence in elements.walk(source.start, _RECORDS):
             for record in elements.items(sequence) if sequence.tag == _RECORDS else ():
                 told = {x.tag: elements.value(x) for x in record if x.tag in (_TYPE, _FILE_ID)}
                 if told.get(_TYPE, b"").strip(b" \0") == b"IMAGE" and _FILE_ID in told:

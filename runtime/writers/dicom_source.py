@@ -87,7 +87,8 @@ def read_origin(path: Path) -> Origin:
     """
     keywords = ["SpecificCharacterSet", *_UIDS, *IDENTITY, *_ABOUT_PIXELS, _BURNED_IN, _RATIO]
     try:
-        dataset = read_file(path, keywords).dataset
+        file = read_file(path, keywords)
+        dataset = file.dataset
         sets = dataset.get("SpecificCharacterSet") or ""
         dataset.decode()
         identity = _identity(dataset)
@@ -98,6 +99,10 @@ def read_origin(path: Path) -> Origin:
         # Its text may quote a patient's name.
         cause = f"its patient and study cannot be read ({type(error).__name__})"
         raise CxrsegError(path, cause, _AGAIN) from error
+    if file.repairs:
+        # What stands in a damaged sequence may be of another patient.
+        cause = f"its patient and study cannot be told for sure: {'; '.join(file.repairs)}"
+        raise CxrsegError(path, cause, _AGAIN)
     for keyword, value in uids.items():
         if not _is_uid(value):
             cause = f"has no valid {keyword}, so a DICOM output could not refer to it"

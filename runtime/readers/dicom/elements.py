@@ -123,10 +123,14 @@ class Elements:
         self._searched = 0
         self.repairs: dict[str, None] = {}
 
-    def walk(self, at: int) -> Iterator[Element]:
-        """Yield the elements of the data set that begins at this byte, up to Pixel Data.
+    def walk(self, at: int, last: int = PIXEL_DATA) -> Iterator[Element]:
+        """Yield the elements of the data set that begins at this byte.
 
         Of damaged sequences nothing is yielded, and after damage a tag may come twice.
+
+        Args:
+            at: Where the first element begins.
+            last: Largest tag that matters; whatever is damaged further on does not.
 
         Raises:
             TooManyError: There are too many.
@@ -138,6 +142,8 @@ class Elements:
                 at = header.start
                 continue
             is_possible = self._is_possible(header) and self._is_followed(header)
+            if is_possible and header.tag > last:
+                return
             element = self._element(header) if is_possible else None
             if element is None:
                 if is_possible and dictionary_has_tag(header.tag):

@@ -84,13 +84,13 @@ def read_file(path: Path, keywords: Sequence[str], *, pixels: bool = False) -> D
         OSError: It cannot be opened, or is no regular file.
         InflatedError, TooManyError: It is larger than accepted.
     """
-    with open_data_set(path, MAX_INFLATED if pixels else MAX_INFLATED_TEXT) as source:
+    with open_data_set(path, MAX_INFLATED if pixels else MAX_INFLATED_TEXT, pixels) as source:
         wanted = {tag_for_keyword(keyword) or 0 for keyword in keywords}
         searched = wanted | {PIXEL_DATA} if pixels else wanted
         elements = Elements(source.file, source.size, source.encoding, searched)
         found: dict[int, Element] = {}
         image = None
-        for element in elements.walk(source.start):
+        for element in elements.walk(source.start, PIXEL_DATA if pixels else max(wanted)):
             if element.tag == PIXEL_DATA:
                 image = element
             elif element.tag in wanted and element.end - element.start <= MAX_VALUE:
@@ -145,16 +145,19 @@ class DataSet:
 
 
 @contextmanager
-def open_data_set(path: Path, limit: int = MAX_INFLATED_TEXT) -> Iterator[DataSet]:
+def open_data_set(
+    path: Path, limit: int = MAX_INFLATED_TEXT, whole: bool = True
+) -> Iterator[DataSet]:
     """Open a DICOM file and find its data set.
 
     Args:
         path: The file.
         limit: Largest size of a deflated data set, in bytes.
+        whole: Whether all of it is needed; else so much of it is given.
 
     Raises:
         OSError: It cannot be opened, or is no regular file.
-        InflatedError: It inflates to more than the limit.
+        InflatedError: It is needed as a whole, and inflates to more than the limit.
     """
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -168,7 +171,7 @@ def open_data_set(path: Path, limit: int = MAX_INFLATED_TEXT) -> Iterator[DataSe
         media_class, syntax = (told.get(tag, "") for tag in _META.values())
         source: BinaryIO = file
         if syntax == uid.DeflatedExplicitVRLittleEndian:
-            inflated = _inflated(file, start, limit)
+            inflated = _inflated(file, start, limit, whole)
             if inflated is not None:
                 source, size, start = inflated, inflated.tell(), 0
         source.seek(start)
@@ -180,7 +183,7 @@ def _text(value: bytes) -> str:
     return value.decode("latin-1").strip("\0 ")
 
 
-def _inflated(file: BinaryIO, start: int, limit: int) -> io.BytesIO | None:
+def _inflated(file: BinaryIO, start: int, limit: int, whole: bool) -> io.BytesIO | None:
     """Return the data set inflated, None where it was not deflated."""
     file.seek(start)
     # The header of zlib, which some writers put before the data, is no beginning of bare ones.
@@ -192,6 +195,8 @@ def _inflated(file: BinaryIO, start: int, limit: int) -> io.BytesIO | None:
         rest = file.read(_PIECE)
         while rest and not inflate.eof:
             total += data.write(inflate.decompress(rest, _PIECE))
+            if total > limit and not whole:
+                break
             if total > limit:
                 raise InflatedError(f"it inflates to more than {limit >> 20} MiB")
             rest = inflate.unconsumed_tail or file.read(_PIECE)

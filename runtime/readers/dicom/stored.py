@@ -60,7 +60,7 @@ def read_stored(file: DicomFile) -> Stored:
     dataset = file.dataset
     rows, columns = whole_number(dataset, "Rows"), whole_number(dataset, "Columns")
     samples = whole_number(dataset, "SamplesPerPixel", 1)
-    layout = _Layout(rows, columns, samples, whole_number(dataset, "BitsAllocated") / 8)
+    layout = _Layout(rows, columns, samples, whole_number(dataset, "BitsAllocated", 0) / 8)
     data, length = file.pixels, file.stated
     repairs: tuple[str, ...] = ()
     is_plain = file.syntax in _NATIVE and length == layout.size

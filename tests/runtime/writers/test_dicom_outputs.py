@@ -6,14 +6,27 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
+import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
 from cxrseg.runtime import CxrsegError, find_images, read
 from cxrseg.runtime.files.own_files import is_ours
+from helpers.dicom.damaged import element, even, file_of, item, pixel_data, sequence
 from helpers.dicom.dicom_outputs import Write, uids
-from helpers.dicom.patient import DX, IDENTITY, INSTANCE, SERIES, STUDY, UNNEEDED, references, xray
+from helpers.dicom.patient import (
+    DX,
+    IDENTITY,
+    INSTANCE,
+    SERIES,
+    STUDY,
+    UNNEEDED,
+    chest,
+    references,
+    xray,
+)
 
 pytest.importorskip("highdicom", reason="needs the extra dicom")
 
@@ -201,3 +214,42 @@ def test_highdicom_is_loaded_when_asked_for_alone(model, xrays) -> None:
             timeout=120,
         )
         assert done.stdout.splitlines()[-1] == loaded, done.stderr
+
+
+DAMAGED = {
+    "behind the identity": (0x00880200, True),
+    "before the identity": (0x00081140, False),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_identity_is_taken_from_a_sound_header_alone(run_cxrseg, model, xrays, name: str) -> None:
+    tag, is_taken = DAMAGED[name]
+    # Of another patient, in a sequence whose length is wrong.
+    items = item(element(0x00100010, "PN", b"Roe^Rick"))
+    broken = sequence(tag, items, -8)
+    dataset = chest()
+    image = element(0x7FE00010, "OW", dataset.PixelData)
+    side = {"before": broken} if is_taken else {"early": broken}
+    (xrays / "x.dcm").write_bytes(file_of(dataset, image, **side))
+    result = run_cxrseg(xrays / "x.dcm", "--format", "png,seg", *model)
+    assert "Roe" not in result.out + result.err
+    if is_taken:
+        assert result.code == 0 and "lengths of its items" in result.out
+        assert pydicom.dcmread(xrays / "x_lungs.dcm").PatientName == "Doe^Jane"
+    else:
+        assert result.code == 1 and "cannot be told for sure" in result.err
+        assert list(xrays.glob("x_*")) == []
+
+
+def test_end_of_the_image_does_not_matter_for_identity(run_cxrseg, model, xrays) -> None:
+    dataset = chest()
+    pixels = np.frombuffer(dataset.PixelData, "<u2").reshape(dataset.Rows, dataset.Columns)
+    frame = imagecodecs.jpeg2k_encode(
+        pixels, level=None, codecformat="j2k", bitspersample=12, reversible=True
+    )
+    content = file_of(dataset, pixel_data(item(b"") + item(even(frame)), b""))
+    (xrays / "x.dcm").write_bytes(content)
+    result = run_cxrseg(xrays / "x.dcm", "--format", "seg", *model)
+    assert result.code == 0 and "its sequence delimiter is missing" in result.out
+    assert pydicom.dcmread(xrays / "x_lungs.dcm").PatientName == "Doe^Jane"

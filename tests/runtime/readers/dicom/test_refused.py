@@ -161,3 +161,9 @@ def test_deep_nesting_is_passed(tmp_path: Path) -> None:
     at = data.index(struct.pack("<HH", 0x7FE0, 0x0010))
     path.write_bytes(data[:at] + item * 20_000 + data[at:])
     assert codes(read(path)) == ["damaged_but_read"]
+
+
+def test_header_of_a_large_deflated_file_is_read(tmp_path: Path, monkeypatch) -> None:
+    path = save(make(syntax=uid.DeflatedExplicitVRLittleEndian), tmp_path / "x.dcm")
+    monkeypatch.setattr(source, "MAX_INFLATED_TEXT", 10_000)
+    assert source.read_file(path, ["Modality", "Columns"]).dataset.Columns == 180
