@@ -99,6 +99,8 @@ def unwrap(value: bytes, is_whole: bool = True) -> Frame:
     if not is_wrapped(value):
         return _known(Frame(marked_as(value), value, (NOT_WRAPPED,)))
     fragments, repairs = _fragments(value, is_whole)
+    if not fragments:
+        raise FrameError("the compressed image is empty")
     first = fragments[0]
     if marked_as(first) or _is_rle(first) or (len(fragments) == 1 and first):
         repairs.append(NO_TABLE)
