@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -96,14 +97,25 @@ def decode(file: BinaryIO, path: Path, file_format: str) -> Picture:
             refuse_pages(path)
         mode = image.mode
         # Asked for before: of a TIFF Pillow turns the pixels itself, and removes it.
-        told = image.getexif().get(ORIENTATION, 1)
+        told = _orientation(image)
         image.load()
         pixels, alpha = _values(image)
-        left = image.getexif().get(ORIENTATION, 1)
+        left = _orientation(image)
         lossy = file_format == "JPEG" or image.info.get("compression") in _LOSSY
+    if file_format == "BMP" and alpha is not None and not alpha.any():
+        # Programs that know of no alpha leave a pixel's fourth byte empty.
+        alpha = None
     top = _top(file_format, mode)
     picture = Picture(pixels, alpha, top=top, format=file_format, mode=mode, lossy=lossy)
     return picture.turned(told) if left == told else replace(picture, exif_orientation=told)
+
+
+def _orientation(image: Image.Image) -> Any:
+    """Return the Exif orientation, 1 where there is none or the Exif data are damaged."""
+    # On damaged data Pillow raises nearly any type.
+    with suppress(Exception):
+        return image.getexif().get(ORIENTATION, 1)
+    return 1
 
 
 def refuse_pages(path: Path) -> None:

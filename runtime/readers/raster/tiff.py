@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import UnidentifiedImageError
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.radiograph import check_size
+from cxrseg.runtime.core.radiograph import MAX_PIXELS, check_size
 from cxrseg.runtime.readers.raster.picture import Picture, decode, refuse_pages
 from cxrseg.runtime.terminal.quiet import quiet
 
@@ -28,6 +30,9 @@ _TAGS = {
 }
 _TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 """Type of a tag's values that are integers -> that of `struct`."""
+
+_MAX_BYTES = 8 * MAX_PIXELS
+"""Largest size of decoded samples, in bytes."""
 
 _MAX_ENTRIES = 65535
 _MAX_SAMPLES = 16
@@ -175,19 +180,28 @@ def decode_tiff(file: BinaryIO, path: Path) -> Picture:
     if directory.more:
         refuse_pages(path)
     if directory.whole_bytes:
+        size = directory.height * directory.width * directory.samples * directory.bits[0] // 8
+        if size > _MAX_BYTES:
+            cause = f"is a TIFF of {directory.pixel_type} per pixel, {size >> 20} MiB in all"
+            raise CxrsegError(path, cause, "save it as TIFF or PNG of 16-bit gray values alone")
         file.seek(0)
         return _decode_numbers(file.read(), directory).turned(directory.orientation)
     bits = max(directory.bits)
     separate = bits > 8 and directory.planar == _SEPARATE
-    if directory.sample_format != 1 or bits > 16 or separate:
-        cause = f"is a TIFF of {directory.pixel_type} per pixel, which cannot be read"
-        raise CxrsegError(path, cause, "save it as TIFF or PNG of 8- or 16-bit gray values")
-    file.seek(0)
-    # libtiff writes notes of its own on damaged files.
-    with quiet():
-        picture = decode(file, path, "TIFF")
-    known = picture.mode.startswith("I;16") and bits < 16
-    return replace(picture, top=float(2**bits - 1)) if known else picture
+    if directory.sample_format == 1 and bits <= 16 and not separate:
+        file.seek(0)
+        # libtiff writes notes of its own on damaged files.
+        with suppress(UnidentifiedImageError), quiet():
+            return _with_top(decode(file, path, "TIFF"), bits)
+    cause = f"is a TIFF of {directory.pixel_type} per pixel, which cannot be read"
+    raise CxrsegError(path, cause, "save it as TIFF or PNG of 8- or 16-bit gray values")
+
+
+def _with_top(picture: Picture, bits: int) -> Picture:
+    """Return a picture of 9 to 15 bits per value with the value of white."""
+    if not picture.mode.startswith("I;16") or bits >= 16:
+        return picture
+    return replace(picture, top=float(2**bits - 1))
 
 
 def _decode_numbers(content: bytes, directory: Directory) -> Picture:

@@ -38,6 +38,7 @@ METADATA = {
     "packed international text": chunk(b"iTXt", b"x\0\1\0\0\0" + zlib.compress(TEXT)),
     "long text": chunk(b"tEXt", b"x\0" + TEXT * 60),
     "damaged text": chunk(b"tEXt", b"x\0abc")[:-1] + b"?",
+    "damaged Exif data": chunk(b"eXIf", b"garbage"),
     "short resolution": chunk(b"pHYs", b"xx"),
 }
 
@@ -131,3 +132,22 @@ def test_tiff_with_long_metadata_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x.tif"
     path.write_bytes(encoded("TIFF", icc_profile=TEXT * 4, tiffinfo={270: "x" * 3_000_000}))
     np.testing.assert_allclose(read(path).pixels, IMAGE / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0, 255])
+def test_bitmap_with_an_empty_fourth_byte_is_opaque(alpha: int, tmp_path: Path) -> None:
+    height, width = IMAGE.shape
+    pixels = np.dstack([IMAGE, IMAGE, IMAGE, np.full_like(IMAGE, alpha)])[::-1]
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    sizes = struct.pack("<IiiHHIIiiII", 108, width, height, 1, 32, 3, 0, 0, 0, 0, 0)
+    start = 14 + 108
+    head = b"BM" + struct.pack("<IHHI", start + pixels.size, 0, 0, start)
+    path = tmp_path / "x.bmp"
+    path.write_bytes(head + sizes + masks + b"BGRs" + bytes(48) + pixels.tobytes())
+    np.testing.assert_allclose(read(path).pixels, IMAGE / 255, atol=1e-6)
+
+
+def test_jpeg_with_damaged_exif_data_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    path.write_bytes(encoded("JPEG", exif=b"Exif\0\0garbage, not a TIFF"))
+    np.testing.assert_allclose(read(path).pixels, IMAGE / 255, atol=0.2)

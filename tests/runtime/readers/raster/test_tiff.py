@@ -144,6 +144,21 @@ def test_other_numbers_are_refused_by_their_name(
     assert "save it as TIFF or PNG of 8- or 16-bit gray values" in caught.value.remedy
 
 
+def test_packed_bits_are_right_or_refused(tmp_path: Path) -> None:
+    packed = tiff(np.zeros((HEIGHT, WIDTH * 3 // 2), "u1"))
+    level = (np.uint32(RAMP * 4095).reshape(HEIGHT, -1, 2) * [1 << 12, 1]).sum(axis=2)
+    data = level.astype(">u4").view("u1").reshape(HEIGHT, -1, 4)[..., 1:].tobytes()
+    packed = packed[:8] + data + packed[8 + len(data) :]
+    for bits in (12, 10):
+        content = told(told(packed, 256, WIDTH), 258, bits)
+        path = saved(tmp_path, content)
+        if bits == 12:
+            np.testing.assert_allclose(read(path).pixels, RAMP, atol=0.001)
+        else:
+            with pytest.raises(CxrsegError, match="1 x 10-bit integers per pixel"):
+                read(path)
+
+
 def test_numbers_that_are_none_are_black(tmp_path: Path) -> None:
     values = numbers("f8")
     values[3, 3:6] = np.nan, np.inf, -np.inf
@@ -152,14 +167,26 @@ def test_numbers_that_are_none_are_black(tmp_path: Path) -> None:
     np.testing.assert_allclose(pixels[4:], RAMP[4:], atol=1e-6)
 
 
+def told(content: bytes, tag: int, value: int) -> bytes:
+    """Return a TIFF with another value of a tag."""
+    entry = tag.to_bytes(2, "little") + b"\x03\0\x01\0\0\0"
+    at = content.index(entry) + len(entry)
+    return content[:at] + value.to_bytes(4, "little") + content[at + 4 :]
+
+
 def test_size_counts_before_anything_is_decoded(tmp_path: Path) -> None:
-    content = tiff(numbers("u2"))
-    width = (256).to_bytes(2, "little") + b"\x03\0\x01\0\0\0"
-    height = (257).to_bytes(2, "little") + b"\x03\0\x01\0\0\0"
-    for tag in (width, height):
-        at = content.index(tag) + len(tag)
-        content = content[:at] + (60_000).to_bytes(4, "little") + content[at + 4 :]
+    content = told(told(tiff(numbers("u2")), 256, 60_000), 257, 60_000)
     with pytest.raises(CxrsegError, match=f"at most {MAX_PIXELS // 1_000_000} million"):
+        read(saved(tmp_path, content))
+
+
+def test_channels_count_as_well(tmp_path: Path) -> None:
+    channels = tiff(np.zeros((HEIGHT, WIDTH, 3), "f8"), deflate=True, extra=0)
+    content = told(told(channels, 256, 9_000), 257, 9_000)
+    # Two further channels, which would be left out.
+    extra = (338).to_bytes(2, "little") + b"\x03\0"
+    content = content.replace(extra + b"\x01\0\0\0", extra + b"\x02\0\0\0")
+    with pytest.raises(CxrsegError, match="3 x 64-bit floats per pixel, 1853 MiB in all"):
         read(saved(tmp_path, content))
 
 
