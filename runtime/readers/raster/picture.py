@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import struct
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.radiograph import check_size
@@ -76,6 +78,24 @@ def _upright(stored: NDArray[Any], orientation: int) -> NDArray[Any]:
     return turned[::rows, ::columns]
 
 
+def open_with(file_format: str, file: BinaryIO) -> Image.Image:
+    """Open a file with Pillow's decoder of one format, and read its header.
+
+    `Image.open` loads those of five formats for a file without a name.
+
+    Raises:
+        UnidentifiedImageError: The decoder does not take it.
+        Exception: On damaged files Pillow's parsers raise nearly any type.
+    """
+    import_module(f"PIL.{file_format.capitalize()}ImagePlugin")
+    factory, _ = Image.OPEN[file_format]
+    try:
+        return factory(file, "")
+    # What `Image.open` takes for another format.
+    except (SyntaxError, IndexError, TypeError, struct.error) as error:
+        raise UnidentifiedImageError(f"this is no {file_format}") from error
+
+
 def decode(file: BinaryIO, path: Path, file_format: str) -> Picture:
     """Decode a raster file with Pillow.
 
@@ -89,7 +109,7 @@ def decode(file: BinaryIO, path: Path, file_format: str) -> Picture:
         CxrsegError: The image is too large, too small or of several frames.
         Exception: On damaged files Pillow's parsers raise nearly any type.
     """
-    with Image.open(file, formats=[file_format]) as image:
+    with open_with(file_format, file) as image:
         # Before anything is decoded: the size is in the header.
         check_size(image.height, image.width, path)
         # A phone's JPEG may carry a preview as a second picture: its first is the photograph.

@@ -22,7 +22,7 @@ from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.radiograph import MAX_PIXELS, Radiograph, to_unit
 from cxrseg.runtime.core.strips import strips
 from cxrseg.runtime.files.opening import open_file
-from cxrseg.runtime.readers.raster.picture import Picture, decode
+from cxrseg.runtime.readers.raster.picture import Picture, decode, open_with
 
 _MAGIC = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
 """Start of a file -> Pillow's name of its format; other files here are TIFF."""
@@ -99,7 +99,7 @@ def raster_size(path: Path) -> tuple[int, int]:
             # Its metadata may be what Pillow refuses.
             head = file.read(24)
             return int.from_bytes(head[20:]), int.from_bytes(head[16:20])
-        with Image.open(file, formats=[name]) as image:
+        with open_with(name, file) as image:
             return image.height, image.width
 
 
