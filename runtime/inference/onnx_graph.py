@@ -68,6 +68,10 @@ _KINDS = {
     "dimension": _kind((), {1, 2, 3}),
 }
 
+# Types of attributes -> the field of their integers; floats are of no account here.
+_ATTRIBUTES = {1: 0, 2: 3, 3: 0, 6: 0, 7: 8}
+_TEXT = 3
+
 # The fields that files of others do hold, and what they are called.
 _KNOWN = {
     ("model", 20): "training steps",
@@ -165,7 +169,8 @@ def read_graph(data: bytes) -> Graph:
         domain = text(_checked(entry, "operator set"), 1)
         if domain not in ("", "ai.onnx"):
             raise ValueError(f"operators that are not ONNX's own ({domain!r})")
-    graph = _checked(*messages(model, 7), "graph")
+    (content,) = messages(model, 7) or [memoryview(b"")]
+    graph = _checked(content, "graph")
     nodes, constants = messages(graph, 1), messages(graph, 5)
     if len(nodes) > MAX_NODES or len(constants) > MAX_CONSTANTS:
         raise ValueError(f"{len(nodes)} nodes and {len(constants)} constants, too many for a model")
@@ -215,8 +220,14 @@ def _node(data: memoryview) -> Node:
         name = text(attribute, 1)
         if name in numbers or name in words:
             raise ValueError(f"{operator!r} with {name!r} twice")
-        numbers[name] = tuple(integers(attribute.get(3, []) + attribute.get(8, [])))
-        words[name] = text(attribute, 4)
+        kind = integer(attribute, 20)
+        if kind not in _ATTRIBUTES:
+            raise ValueError(f"{operator!r} with {name!r} of a type that is not written")
+        # Its type tells which of its fields counts.
+        if kind == _TEXT:
+            words[name] = text(attribute, 4)
+        else:
+            numbers[name] = tuple(integers(attribute.get(_ATTRIBUTES[kind], [])))
     return Node(operator, tuple(texts(fields, 1)), outputs[0], numbers, words)
 
 

@@ -14,6 +14,8 @@ width."""
 Message = dict[int, list[Field]]
 """Field number -> values, in the order of the file."""
 
+_BITS = (1 << 64) - 1
+
 _WIDTH = {1: 8, 5: 4}
 """Wire type -> bytes of a number of fixed width."""
 
@@ -82,8 +84,8 @@ def integers(values: list[Field]) -> list[int]:
         while at < len(value):
             number, at = _varint(value, at)
             numbers.append(number)
-    # Negative ones are written as their two's complement in 64 bits.
-    return [n - (1 << 64) if n >> 63 else n for n in numbers]
+    # Negative ones are written as their two's complement; bits beyond 64 are dropped.
+    return [(n & _BITS) - (1 << 64) if n >> 63 & 1 else n & _BITS for n in numbers]
 
 
 def messages(fields: Message, number: int) -> list[memoryview]:

@@ -151,6 +151,11 @@ def attribute_twice(model: ModelProto) -> None:
     model.graph.node[0].attribute.append(model.graph.node[0].attribute[0])
 
 
+def attribute_of_another_type(model: ModelProto) -> None:
+    """Let the window be what one reader takes for it, and no other."""
+    model.graph.node[0].attribute[0].type = AttributeProto.FLOAT
+
+
 def shape_from_the_image(model: ModelProto) -> None:
     nodes = [
         helper.make_node("ReduceMax", ["image"], ["most"], keepdims=0),
@@ -215,6 +220,7 @@ NOT_WRITTEN: dict[str, tuple[Change, str]] = {
     "a value twice": (twice, "two values of the name 'logits'"),
     "a constant twice": (constant_twice, "two constants of the name"),
     "an attribute twice": (attribute_twice, "'kernel_shape' twice"),
+    "an attribute of another type": (attribute_of_another_type, "'AveragePool'"),
     "a value before it is there": (out_of_order, "which nothing gives"),
     "a shape from the image": (shape_from_the_image, "a shape that is not stored"),
     "an expanded constant": (
