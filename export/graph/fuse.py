@@ -116,6 +116,8 @@ def make_plain(model: AnySAM, layers: Sequence[Layer]) -> None:
         layers: Its table, or that of the network that it is a copy of.
     """
     for row in layers:
+        if row.kind == "attention":  # a product of two inputs has no weight
+            continue
         module = model.get_submodule(row.name)
         holder: Any = module if isinstance(module, QuantizedWeight) else None
         layer: Any = module if holder is None else holder.layer
