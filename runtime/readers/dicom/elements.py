@@ -155,8 +155,6 @@ class Elements:
                 at = found
                 continue
             yield element
-            if header.tag == PIXEL_DATA and not self.repairs:
-                return
             if dictionary_has_tag(header.tag):
                 known = header
             at = element.end + 8 * element.undefined
@@ -251,7 +249,12 @@ class Elements:
             return True
         end = header.start + header.length
         following = self._header(end)
-        return end == self._size or (following is not None and following.tag > header.tag)
+        if following is None:
+            return end == self._size
+        if following.tag > header.tag:
+            return True
+        # Elements stand in the order of their tags, but not in all files.
+        return dictionary_has_tag(following.tag) and self._is_possible(following)
 
     def _element(self, header: _Header) -> Element | None:
         """Return where the value ends, None where that cannot be told."""

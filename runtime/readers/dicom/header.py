@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import cast
 
 from pydicom.dataset import Dataset
@@ -68,8 +69,11 @@ OTHER_PARTS = frozenset(
 
 
 def text(dataset: Dataset, keyword: str, index: int = 0) -> str:
-    """Return a code string in upper case, empty where there is none."""
-    value = dataset.get(keyword)
+    """Return a code string in upper case, empty where there is none or it cannot be read."""
+    value = None
+    # On damaged values pydicom raises nearly any type.
+    with suppress(Exception):
+        value = dataset.get(keyword)
     if value is None:
         return ""
     values = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value

@@ -157,7 +157,7 @@ def _read(path: Path) -> Radiograph:
 
 def _refuse_others(file: DicomFile, path: Path) -> None:
     dataset = file.dataset
-    if uid.MediaStorageDirectoryStorage in (file.media_class, dataset.get("SOPClassUID")):
+    if uid.MediaStorageDirectoryStorage in (file.media_class, text(dataset, "SOPClassUID")):
         raise CxrsegError(
             path, "is a DICOMDIR, a list of images", "name it DICOMDIR, or give the images"
         )

@@ -39,6 +39,7 @@ MAX_INFLATED_TEXT = 1 << 26
 """The same where no pixels are wanted."""
 
 _META = {"MediaStorageSOPClassUID": 0x00020002, "TransferSyntaxUID": 0x00020010}
+_SIZE = {0x00280010, 0x00280011}
 _ZLIB = b"\x78"
 _LEAST = 8
 _PIECE = 1 << 20
@@ -88,11 +89,15 @@ def read_file(path: Path, keywords: Sequence[str], *, pixels: bool = False) -> D
         wanted = {tag_for_keyword(keyword) or 0 for keyword in keywords}
         searched = wanted | {PIXEL_DATA} if pixels else wanted
         elements = Elements(source.file, source.size, source.encoding, searched)
+        needed = wanted & _SIZE
         found: dict[int, Element] = {}
         image = None
         for element in elements.walk(source.start, PIXEL_DATA if pixels else max(wanted)):
             if element.tag == PIXEL_DATA:
                 image = element
+                # In some files Pixel Data stand before what they need.
+                if not elements.repairs and needed <= found.keys():
+                    break
             elif element.tag in wanted and element.end - element.start <= MAX_VALUE:
                 # Of a tag that comes twice, the later one may be of an item of a damaged sequence.
                 found.setdefault(element.tag, element)

@@ -59,19 +59,18 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
 
 
 def whole_number(dataset: Dataset, keyword: str, default: int | None = None) -> int:
-    """Return the value of an element that is one whole number; `default` where it is absent or 0.
+    """Return the value of an element that is one whole number above 0, else `default`.
 
     Raises:
-        HeaderError: It is something else, or absent without a default.
+        HeaderError: It is none, and there is no default.
     """
     values = numbers(dataset, keyword)
-    element = dataset.get_item(keyword) if keyword in dataset else None
-    is_empty = element is None or element.value in (None, "", b"")
-    if default is not None and (is_empty or values == (0,)):
-        return default
-    if len(values) == 1 and values[0].is_integer():
+    if len(values) == 1 and values[0].is_integer() and values[0] > 0:
         return int(values[0])
-    raise HeaderError(f"{keyword} is {'missing' if is_empty else 'not one whole number'}")
+    if default is not None:
+        return default
+    problem = "no number of pixels" if keyword in dataset else "missing"
+    raise HeaderError(f"{keyword} is {problem}")
 
 
 def read_table(

@@ -97,10 +97,11 @@ def seeds() -> list[File]:
         **{"IconImageSequence": [make(syntax=uid.ExplicitVRLittleEndian)]},
     )
     contents = [*dicom_seeds().values(), encoded(window)]
-    return [_parsed(content) for content in contents]
+    return [parsed(content) for content in contents]
 
 
-def _parsed(content: bytes) -> File:
+def parsed(content: bytes) -> File:
+    """Return the parts of a sound file."""
     at = content.index(b"\2\0\x10\0UI")
     syntax = uid.UID(content[at + 8 : at + 8 + content[at + 6]].rstrip(b"\0").decode())
     (length,) = struct.unpack_from("<I", content, 140)

@@ -261,3 +261,11 @@ def test_wrong_photometric_interpretation_of_gray(read_made) -> None:
         radiograph = read_made(TWELVE, PhotometricInterpretation=photometric)
         np.testing.assert_allclose(radiograph.pixels, unit(TWELVE), atol=1e-6)
     assert codes(radiograph) == []
+
+
+@pytest.mark.parametrize("keyword", ["BitsStored", "HighBit", "NumberOfFrames", "ViewPosition"])
+def test_attributes_that_are_no_numbers_do_not_count(tmp_path: Path, keyword: str) -> None:
+    expected = read(save(make(), tmp_path / "x.dcm"))
+    dataset = make()
+    dataset.add_new(keyword, "FD", [1.5, 2.5])
+    np.testing.assert_array_equal(read(save(dataset, tmp_path / "x.dcm")).pixels, expected.pixels)

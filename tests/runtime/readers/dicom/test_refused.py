@@ -47,12 +47,6 @@ def big_frames() -> dict[str, Dataset]:
     }
 
 
-def with_text(keyword: str, value: str) -> Dataset:
-    dataset = make()
-    dataset.add_new(keyword, "LO", value)
-    return dataset
-
-
 def frames() -> Dataset:
     return make(np.stack([levels(12)[0:100]] * 2).reshape(200, 180), Rows=100, NumberOfFrames=2)
 
@@ -70,8 +64,8 @@ REFUSED: dict[str, tuple[Callable[[], Dataset], str]] = {
     "too few bytes": (lambda: make(Rows=5000, Columns=5000), "damaged"),
     "one bit": (lambda: make(BitsAllocated=1, PixelData=bytes(4500)), "1 bits per value"),
     "no rows": (lambda: make(Rows=None), r"damaged \(Rows is missing\)"),
-    "two widths": (lambda: make(Columns=[180, 90]), r"\(Columns is not one whole number\)"),
-    "frames in words": (lambda: with_text("NumberOfFrames", "one"), "NumberOfFrames is not"),
+    "two widths": (lambda: make(Columns=[180, 90]), r"\(Columns is no number of pixels\)"),
+    "no width": (lambda: make(Columns=0), r"\(Columns is no number of pixels\)"),
     "photometric": (lambda: make(PhotometricInterpretation="CMYK"), "damaged"),
     "MPEG": (
         lambda: make(frame=b"\0\0\1\xb3", syntax=uid.MPEG2MPML),

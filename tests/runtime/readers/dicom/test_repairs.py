@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import imagecodecs
 import numpy as np
 import pytest
 from pydicom import uid
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
 from cxrseg.runtime import CxrsegError, Radiograph, read
@@ -25,6 +27,7 @@ from helpers.dicom.damaged import (
     sequence,
 )
 from helpers.dicom.dicom_images import encoded, jpeg2000, levels, lossless_jpeg, make, rle, unit
+from helpers.fuzz.dicoms import parsed
 
 VALUES = levels(12)
 JPEG = even(lossless_jpeg(VALUES, 12, 1))
@@ -277,3 +280,15 @@ def test_command_tells_of_the_repair(run_cxrseg, model, tmp_path: Path) -> None:
     result = run_cxrseg(path, *model)
     assert result.code == 0 and "its sequence delimiter is missing" in result.out
     assert '"damaged_but_read"' in (tmp_path / "x.json").read_text()
+
+
+@pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian])
+@pytest.mark.parametrize("first", ["PixelData", "PixelRepresentation", "BitsStored"])
+def test_elements_in_another_order(tmp_path: Path, syntax: str, first: str) -> None:
+    """One element stands before all others: nothing is lost, and nothing is damaged."""
+    file = parsed(encoded(make(syntax=syntax)))
+    expected = read_bytes(tmp_path, file.encode())
+    elements = sorted(file.elements, key=lambda each: each.tag != tag_for_keyword(first))
+    found = read_bytes(tmp_path, replace(file, elements=tuple(elements)).encode())
+    np.testing.assert_array_equal(found.pixels, expected.pixels)
+    assert found.flags == expected.flags
