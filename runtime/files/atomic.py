@@ -29,17 +29,21 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f"{_START}{os.urandom(8).hex()}{_END}")
 
 
-def _unwritable(path: Path, error: OSError) -> CxrsegError:
-    return CxrsegError(path, f"cannot be written ({error.strerror or error})", _REMEDY)
+def _unwritable(path: Path, error: OSError, remedy: str = _REMEDY) -> CxrsegError:
+    return CxrsegError(path, f"cannot be written ({error.strerror or error})", remedy)
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str], remedy: str = _REMEDY) -> Iterator[Path]:
     """Give a temporary file in the folder of `path`, which it becomes at the end.
 
     It is on the disk before it gets the name, so that not even a power failure leaves a part of
     it. When the block fails the temporary file is removed and `path` stays as it was. A link is
     followed, and a file that is replaced hands on its permissions.
+
+    Args:
+        path: The file.
+        remedy: What to do where it cannot be written.
 
     Raises:
         CxrsegError: The file cannot be written or put in place, or something lies there that is no
@@ -49,14 +53,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         place = place_of(path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise _unwritable(path, error, remedy) from error
     temporary = _temporary(place)
     try:
         _create(temporary, place).close()
         yield temporary
         put_in_place({place: temporary})
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise _unwritable(path, error, remedy) from error
     finally:
         _remove([temporary])
 

@@ -88,7 +88,7 @@ def csv_table(path: Path) -> Iterator[Add]:
     try:
         yield add
     finally:
-        with uninterrupted(), atomic_write(path) as temporary:
+        with uninterrupted(), atomic_write(path, _remedy("--csv")) as temporary:
             temporary.write_bytes(data.getbuffer())
 
 
@@ -213,7 +213,7 @@ def _known(file: io.FileIO) -> set[str]:
 
 def _check(path: Path, option: str, kind: str, start: bytes) -> None:
     """Refuse, before anything is computed, a path that cannot become the file."""
-    remedy = f"choose another name with {option}"
+    remedy = _remedy(option)
     check_place(path, remedy)
     head = b""
     with _file_errors(path, option, "read"), suppress(FileNotFoundError), open_file(path) as file:
@@ -231,4 +231,8 @@ def _file_errors(path: Path, option: str, verb: str = "written") -> Iterator[Non
         yield
     except OSError as error:
         cause = f"cannot be {verb} ({error.strerror or error})"
-        raise CxrsegError(path, cause, f"choose another name with {option}") from error
+        raise CxrsegError(path, cause, _remedy(option)) from error
+
+
+def _remedy(option: str) -> str:
+    return f"choose another name with {option}"
