@@ -190,6 +190,17 @@ def test_channels_count_as_well(tmp_path: Path) -> None:
         read(saved(tmp_path, content))
 
 
+@pytest.mark.parametrize("deflate", [False, True])
+def test_length_of_the_pixels_need_not_be_told(deflate: bool, tmp_path: Path) -> None:
+    content = tiff(numbers("u2"), deflate=deflate)
+    entry = (279).to_bytes(2, "little") + b"\x04\0\x01\0\0\0"
+    at = content.index(entry)
+    untold = content[: at + 8] + bytes(4) + content[at + 12 :]
+    absent = content[:at] + (60_000).to_bytes(2, "little") + content[at + 2 :]
+    for damaged in (untold, absent):
+        np.testing.assert_allclose(read(saved(tmp_path, damaged)).pixels, RAMP, atol=0.001)
+
+
 def test_a_page_past_the_end_is_none(tmp_path: Path) -> None:
     content = tiff(numbers("u1"))
     at = len(content) - 4
