@@ -105,20 +105,20 @@ def parsed(content: bytes) -> File:
     at = content.index(b"\2\0\x10\0UI")
     syntax = uid.UID(content[at + 8 : at + 8 + content[at + 6]].rstrip(b"\0").decode())
     (length,) = struct.unpack_from("<I", content, 140)
-    meta = _elements(content[132 : 144 + length], False, "<")
+    meta = elements_of(content[132 : 144 + length], False, "<")
     body, order = content[144 + length :], ">" if not syntax.is_little_endian else "<"
     if syntax.is_deflated:
         body = zlib.decompress(body, wbits=-15)
-    elements = _elements(body, syntax.is_implicit_VR, order)
+    elements = elements_of(body, syntax.is_implicit_VR, order)
     items: list[Element] = []
     if syntax.is_compressed and not syntax.is_deflated:
-        items = _elements(elements[-1].value, True, order)
+        items = elements_of(elements[-1].value, True, order)
         elements[-1] = replace(elements[-1], told=None)
     parts = (tuple(meta), tuple(elements), tuple(items))
     return File(*parts, syntax.is_implicit_VR, order, syntax.is_deflated)
 
 
-def _elements(data: bytes, implicit: bool, order: str) -> list[Element]:
+def elements_of(data: bytes, implicit: bool, order: str) -> list[Element]:
     """Return the elements of sound data; what has no length told is the last."""
     found, at = [], 0
     while at < len(data):
@@ -201,7 +201,7 @@ def _inserted(draw: DrawFn, file: File) -> Element:
 
 
 @st.composite
-def _changed(draw: DrawFn, parts: Sequence[Element], file: File) -> tuple[Element, ...]:
+def changed(draw: DrawFn, parts: Sequence[Element], file: File) -> tuple[Element, ...]:
     """Draw a series of elements with one of them changed."""
     changed = list(parts)
     at = draw(st.integers(0, len(changed) - 1))
@@ -270,7 +270,7 @@ def dicom_files(draw: DrawFn) -> bytes:
         if where == "items" and len(file.items) > 1:
             file = replace(file, items=draw(_changed_items(file.items)))
         elif where == "meta" and file.meta:
-            file = replace(file, meta=draw(_changed(file.meta, file)))
+            file = replace(file, meta=draw(changed(file.meta, file)))
         elif where == "syntax":
             syntax = Element(0x00020010, b"UI", draw(st.sampled_from(_SYNTAXES)))
             meta = [syntax if each.tag == syntax.tag else each for each in file.meta]
@@ -279,7 +279,7 @@ def dicom_files(draw: DrawFn) -> bytes:
             changes = [{"implicit": not file.implicit}, {"order": ">"}, {"deflated": True}]
             file = replace(file, **draw(st.sampled_from(changes)))
         elif file.elements:
-            file = replace(file, elements=draw(_changed(file.elements, file)))
+            file = replace(file, elements=draw(changed(file.elements, file)))
     content = file.encode()
     content = content[draw(st.sampled_from([0] * 9 + [1, 128, 132])) :]
     return draw(seldom_damaged(content, 132))
