@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import PROTOCOLS, Protocol
@@ -138,7 +138,8 @@ def _from_csv(
             )
         image, mask = (named_file(table, line, row, name) for name in ("image", "mask"))
         group = row.get(group_column) or source.stem
-        samples.append(Sample(image, mask, row["split"], protocol, group, colors))
+        split = cast(Split, row["split"])
+        samples.append(Sample(image, mask, split, protocol, group, colors))
     return samples
 
 
