@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrseg.runtime.core.labels import LABELS
+from cxrseg.runtime.core.strips import strips
 from cxrseg.trainer.recipe import Color, ColorRecipe
 
 BLACK: Color = (0, 0, 0)
@@ -35,6 +36,7 @@ EDGE = 0.015
 """How far a smoothed edge reaches, as a share of the longer side; as JPEG's blocks at least."""
 
 _BLOCK = 8
+_SAMPLES = 1_000_000
 
 VISIBLE = 64
 """Least brightest channel of a color that is seen on black."""
@@ -102,6 +104,7 @@ def schemes_for(picture: NDArray[np.uint8]) -> Iterator[Scheme]:
     if picture.ndim == 3:
         yield own_scheme()
     areas = picture[flat(picture)]
+    areas = areas[:: max(1, len(areas) // _SAMPLES)]
     areas = areas[areas > VISIBLE - 1] if picture.ndim == 2 else areas[areas.max(1) >= VISIBLE]
     if not len(areas):
         return
@@ -153,28 +156,45 @@ class Reading:
 
 def read_as(picture: NDArray[np.uint8], scheme: Scheme) -> Reading:
     """Read a mask, uint8 [H, W] or [H, W, 3], by a scheme."""
-    if picture.ndim == 2:
-        ramp = np.repeat(np.arange(256)[:, None], 3, axis=1)
-        nearest, far = (table[picture] for table in _nearest(ramp, scheme))
-    else:
-        nearest, far = _nearest(picture, scheme)
-    labels = np.array(scheme.values, np.uint8)[nearest]
+    labels, far = _nearest(picture, scheme)
+    odd = float(far.mean())
+    if not 0 < odd <= MAX_ODD:
+        return Reading(labels, odd, odd)
+    return Reading(labels, odd, float((far & (flat(picture) | _away(labels))).mean()))
+
+
+def _nearest(
+    picture: NDArray[np.uint8], scheme: Scheme
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return each pixel's label by the nearest color, and whether that is too far away."""
+    levels, values = np.array(scheme.colors, np.int32), np.array(scheme.values, np.uint8)
+    labels = np.empty(picture.shape[:2], np.uint8)
+    far = np.empty(picture.shape[:2], np.bool_)
+    ramp = _distances(np.repeat(np.arange(256)[:, None], 3, axis=1), levels)
+    for rows in strips(*labels.shape):
+        part = picture[rows]
+        distances = _distances(part, levels) if part.ndim == 3 else ramp[part]
+        labels[rows] = values[distances.argmin(-1)]
+        far[rows] = distances.min(-1) > scheme.tolerance**2
+    return labels, far
+
+
+def _distances(colors: NDArray[Any], levels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the squared distances of colors [..., 3] from levels [N, 3]: [..., N]."""
+    steps = [colors - level for level in levels]
+    return np.stack([np.einsum("...i,...i", step, step) for step in steps], axis=-1)
+
+
+def _away(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Tell which pixels lie farther from all edges of a label map than smoothing reaches."""
     reach = max(_BLOCK, round(EDGE * max(labels.shape)))
-    around = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-    away = cv2.dilate(labels, around) == cv2.erode(labels, around)
-    stray = far & (flat(picture) | away)
-    return Reading(labels, float(far.mean()), float(stray.mean()))
-
-
-def _nearest(colors: NDArray[Any], scheme: Scheme) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Return the index of the nearest color of [..., 3], and whether it is farther than allowed."""
-    distances = np.stack(
-        [
-            np.square(colors.astype(np.int32) - np.array(level, np.int32)).sum(-1)
-            for level in scheme.colors
-        ]
-    )
-    return distances.argmin(0), distances.min(0) > scheme.tolerance**2
+    # Of a large image a smaller copy will do.
+    step = reach // _BLOCK
+    side = 2 * (reach // step) + 1
+    small, around = np.ascontiguousarray(labels[::step, ::step]), np.ones((side, side), np.uint8)
+    away = cv2.dilate(small, around) == cv2.erode(small, around)
+    rows, columns = (np.arange(length) // step for length in labels.shape)
+    return np.asarray(away[np.ix_(rows, columns)])
 
 
 def colors_of(picture: NDArray[np.uint8]) -> list[str] | None:

@@ -129,8 +129,8 @@ def _read(pixels: NDArray[Any], lossy: bool, told: ColorRecipe | None, path: Pat
     schemes = [told_scheme(told)] if told else []
     if not _has_small_and_large(pixels):
         schemes += schemes_for(picture)
-    readings = [(scheme, read_as(picture, scheme)) for scheme in schemes]
-    for scheme, reading in readings:
+    for scheme in schemes:
+        reading = read_as(picture, scheme)
         if reading.fits and reading.labels.any():
             if reading.odd > MAX_BLENDED and scheme.blends_mislead:
                 cause = "its label values are blended where they meet, and a blend is another label"
