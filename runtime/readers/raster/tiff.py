@@ -28,6 +28,7 @@ _TAGS = {
     *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC),
     *(_ORIENTATION, _SAMPLES, _PLANAR, _EXTRA, _FORMAT),
 }
+_PER_SAMPLE = {_BITS, _EXTRA, _FORMAT}
 _TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 """Type of a tag's values that are integers -> that of `struct`."""
 
@@ -150,6 +151,8 @@ def _read_tags(file: BinaryIO) -> tuple[dict[int, tuple[int, ...]], bool]:
         if tag in _TAGS and tag not in tags:
             if kind not in _TYPES:
                 raise ValueError(f"the TIFF tag {tag} is no integer")
+            if number != 1 and tag not in _PER_SAMPLE:
+                raise ValueError(f"the TIFF tag {tag} has {number} values")
             form = f"{order}{min(number, _MAX_SAMPLES)}{_TYPES[kind]}"
             if struct.calcsize(f"{order}{_TYPES[kind]}") * number > word_size:
                 file.seek(min(struct.unpack(f"{order}{word}", value)[0], size))

@@ -243,3 +243,10 @@ def test_tags_that_leave_the_values_open_are_refused(
     path.write_bytes(with_tag(tiff(BYTES), replaced, struct.pack("<HHII", tag, kind, 1, 1)))
     with pytest.raises(CxrsegError, match=reason):
         read(path)
+
+
+def test_two_photometric_interpretations_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    path.write_bytes(with_tag(tiff(BYTES), 262, struct.pack("<HHIHH", 262, 3, 2, 1, 0)))
+    with pytest.raises(CxrsegError, match="262 has 2 values"):
+        read(path)
