@@ -43,6 +43,7 @@ _VRS = {vr.encode(): vr for vr in _SHORT | _LONG}
 
 _HEAD = 4096
 _WINDOW = 1 << 20
+_LEAST_WINDOW = 1 << 14
 _OVERLAP = 16
 _SEARCHES = 20
 
@@ -135,13 +136,14 @@ class Elements:
         Raises:
             TooManyError: There are too many.
         """
-        known = _Header(0, None, at, 0)
+        known, found = _Header(0, None, at, 0), None
         while (header := self._header(at)) is not None:
             if header.tag in (ITEM_END, SEQUENCE_END):
                 self.repairs[WRONG_LENGTH] = None
                 at = header.start
                 continue
-            is_possible = self._is_possible(header) and self._is_followed(header)
+            # What was searched and found needs nothing more to be believed.
+            is_possible = at == found or (self._is_possible(header) and self._is_followed(header))
             if is_possible and header.tag > last:
                 return
             element = self._element(header) if is_possible else None
@@ -345,7 +347,7 @@ class Elements:
         while at < self._size:
             self._file.seek(at)
             window = self._file.read(_WINDOW)
-            self._searched += len(window)
+            self._searched += max(len(window), _LEAST_WINDOW)
             if self._searched > _SEARCHES * (self._size + _WINDOW):
                 raise TooManyError("damaged in too many places")
             for match in compiled.finditer(window):

@@ -20,8 +20,9 @@ from cxrseg.runtime.readers.dicom.frame import (
     syntax_name,
     unwrap,
 )
+from cxrseg.runtime.readers.dicom.header import text
 from cxrseg.runtime.readers.dicom.source import DicomFile
-from cxrseg.runtime.readers.dicom.tables import whole_number
+from cxrseg.runtime.readers.dicom.tables import numbers, whole_number
 
 _NATIVE = (
     uid.ImplicitVRLittleEndian,
@@ -87,8 +88,7 @@ def read_stored(file: DicomFile) -> Stored:
 
 def photometric_of(dataset: Dataset) -> str:
     """Return the photometric interpretation, upper case; MONOCHROME2 where there is none."""
-    value = dataset.get("PhotometricInterpretation")
-    return str(value or "MONOCHROME2").strip().upper()
+    return text(dataset, "PhotometricInterpretation") or "MONOCHROME2"
 
 
 def _unknown(syntax: str) -> str:
@@ -158,7 +158,7 @@ class _Layout:
             return flat.reshape(self.rows, self.columns)
         by_pixel = flat.reshape(self.rows, self.columns, self.samples)
         by_plane = np.moveaxis(flat.reshape(self.samples, self.rows, self.columns), 0, 2)
-        if file.dataset.get("PlanarConfiguration") == 1:
+        if numbers(file.dataset, "PlanarConfiguration") == (1,):
             by_pixel, by_plane = by_plane, by_pixel
         # Of a gray image in colors the channels are equal, whatever the header says of their order.
         return by_plane if _is_gray(by_plane) and not _is_gray(by_pixel) else by_pixel
@@ -201,7 +201,7 @@ def _with_bits(
         bits = max(stored, used.bit_length()) if values.dtype.kind == "u" else stored
         return Stored(values, bits, codec, repairs)
     shift = _shift(dataset, used, stored, width)
-    signed = dataset.get("PixelRepresentation") == 1
+    signed = numbers(dataset, "PixelRepresentation") == (1,)
     cut = _cut(values, stored, shift, signed)
     if used >> (stored + shift):
         whole = values.view(values.dtype.str.replace("u", "i")) if signed else values

@@ -262,6 +262,15 @@ def test_wrong_length_of_an_element(tmp_path: Path, wrong: int) -> None:
         check(tmp_path, file, WRONG)
 
 
+def test_element_without_vr_that_nothing_follows(tmp_path: Path) -> None:
+    content = encoded(make(VALUES, 12, uid.ImplicitVRLittleEndian))
+    at = content.index(b"\x28\0\x10\0\2\0\0\0")
+    rows = content[at : at + 10]
+    samples = b"\x28\0\2\0\2\0\0\0\1\0"
+    # Junk, and behind it an element that a smaller tag follows.
+    check(tmp_path, content[:at] + bytes(64) + rows + samples + content[at + 10 :], WRONG)
+
+
 def test_what_follows_the_image_does_not_matter(tmp_path: Path) -> None:
     for tail in (bytes(3), bytes(5000), b"garbage" * 100):
         check(tmp_path, encoded(compressed()) + tail, "")
