@@ -14,6 +14,7 @@ from struct import Struct
 from typing import BinaryIO, NamedTuple
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 PIXEL_DATA = 0x7FE00010
@@ -30,16 +31,11 @@ NO_END = "its sequence delimiter is missing"
 WRONG_LENGTH = "lengths of its items or elements are wrong"
 CUT = "its end is missing"
 
-_SHORT = frozenset(
-    {
-        *("AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "LT", "PN", "SH"),
-        *("SL", "SS", "ST", "TM", "UI", "UL", "US"),
-    }
-)
-_FRAGMENTED = frozenset({"OB", "OD", "OF", "OL", "OV", "OW"})
-_LONG = _FRAGMENTED | {"SQ", "SV", "UC", "UN", "UR", "UT", "UV"}
-
-_VRS = {vr.encode(): vr for vr in _SHORT | _LONG}
+# Plain text: pydicom's own names are members of an enumeration, which compare slowly.
+_LONG = frozenset(str(vr.value) for vr in EXPLICIT_VR_LENGTH_32)
+_KNOWN = _LONG | {str(vr.value) for vr in EXPLICIT_VR_LENGTH_16}
+_FRAGMENTED = frozenset(vr for vr in _LONG if vr.startswith("O"))
+_VRS = {vr.encode(): vr for vr in _KNOWN}
 
 _HEAD = 4096
 _WINDOW = 1 << 20
@@ -164,11 +160,10 @@ class Elements:
     def meta(self, at: int) -> Iterator[Element]:
         """Yield the elements of group 0002 that begin at this byte."""
         while (header := self._header(at)) is not None and header.tag >> 16 == 2:
-            end = header.start + header.length
-            if end > self._size:
+            at = header.start + header.length
+            if at > self._size:
                 return
-            yield Element(header.tag, header.vr, header.start, end)
-            at = end
+            yield Element(header.tag, header.vr, header.start, at)
 
     def items(self, sequence: Element) -> Iterator[list[Element]]:
         """Yield the elements of each item of a sequence."""
@@ -243,7 +238,7 @@ class Elements:
             return header.vr is None or header.vr in _LONG
         if header.start + header.length > self._size:
             return header.tag == PIXEL_DATA
-        return header.vr is None or header.vr in _LONG or header.vr in _SHORT
+        return header.vr is None or header.vr in _KNOWN
 
     def _is_followed(self, header: _Header) -> bool:
         """Tell whether an element without VR, which could be any bytes, is followed by another."""
@@ -253,10 +248,9 @@ class Elements:
         following = self._header(end)
         if following is None:
             return end == self._size
-        if following.tag > header.tag:
-            return True
         # Elements stand in the order of their tags, but not in all files.
-        return dictionary_has_tag(following.tag) and self._is_possible(following)
+        in_order = following.tag > header.tag
+        return in_order or (dictionary_has_tag(following.tag) and self._is_possible(following))
 
     def _element(self, header: _Header) -> Element | None:
         """Return where the value ends, None where that cannot be told."""
@@ -303,11 +297,8 @@ class Elements:
             return at
         delimiter = self._encoding.tag(SEQUENCE_END) + bytes(4)
         found = next(self._find(re.escape(delimiter), start), None)
-        if found is not None:
-            self.repairs[WRONG_LENGTH] = None
-            return found
-        self.repairs[NO_END] = None
-        return self._size
+        self.repairs[NO_END if found is None else WRONG_LENGTH] = None
+        return self._size if found is None else found
 
     def _next_wanted(self, known: _Header) -> int | None:
         """Return where the next wanted element above a known one begins."""
@@ -324,16 +315,13 @@ class Elements:
     def _is_wanted(self, header: _Header) -> bool:
         if header.tag == PIXEL_DATA:
             return self._is_pixel_data(header)
-        if not self._is_possible(header):
+        if header.vr is None and not (self._encoding.implicit and header.length <= MAX_VALUE):
             return False
-        if header.vr is None:
-            return self._encoding.implicit and header.length <= MAX_VALUE
-        return header.vr in dictionary_VR(header.tag)
+        is_known = header.vr is None or header.vr in dictionary_VR(header.tag)
+        return is_known and self._is_possible(header)
 
     def _is_pixel_data(self, header: _Header) -> bool:
-        if header.vr is None and not self._encoding.implicit:
-            return False
-        if header.vr not in (None, "OB", "OW", "UN"):
+        if header.vr not in (None if self._encoding.implicit else "OB", "OB", "OW", "UN"):
             return False
         if header.length != UNDEFINED:
             return 0 < header.length <= self._size - header.start
