@@ -168,10 +168,10 @@ def _nearest(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Return each pixel's label by the nearest color, and whether that is too far away."""
     levels, values = np.array(scheme.colors, np.int32), np.array(scheme.values, np.uint8)
-    labels = np.empty(picture.shape[:2], np.uint8)
-    far = np.empty(picture.shape[:2], np.bool_)
+    height, width = picture.shape[:2]
+    labels, far = np.empty((height, width), np.uint8), np.empty((height, width), np.bool_)
     ramp = _distances(np.repeat(np.arange(256)[:, None], 3, axis=1), levels)
-    for rows in strips(*labels.shape):
+    for rows in strips(height, width):
         part = picture[rows]
         distances = _distances(part, levels) if part.ndim == 3 else ramp[part]
         labels[rows] = values[distances.argmin(-1)]
