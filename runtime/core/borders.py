@@ -46,36 +46,53 @@ def inside_borders(pixels: NDArray[np.float32]) -> Box:
     # Of nearly all: a marker or a dead pixel may be far brighter than the rest.
     low, high = (float(x) for x in np.percentile(sample, (0.5, 99.5)))
     flat = FLAT * (high - low)
-    rows, columns, before = whole[0], whole[1], None
-    while before != (rows, columns):
-        before = rows, columns
-        rows = _trimmed(pixels[:, columns], rows, flat)
-        if rows.stop - rows.start < _MIN_SIDE:
-            return whole
-        columns = _trimmed(pixels[rows].T, columns, flat)
-        if columns.stop - columns.start < _MIN_SIDE:
-            return whole
-    narrow = (
-        rows.stop - rows.start >= (1 - NARROW) * height
-        and columns.stop - columns.start >= (1 - NARROW) * width
+    black = low + flat
+    # Without those that are not black, what is left is as if it had never had them.
+    outer = _trimmed(pixels, whole, flat, above=black)
+    inner = _trimmed(pixels, outer, flat)
+    if min(_lengths(inner)) < _MIN_SIDE:
+        return whole
+    narrow = all(
+        part >= (1 - NARROW) * all_of_it
+        for part, all_of_it in zip(_lengths(inner), _lengths(outer), strict=True)
     )
-    return whole if narrow and _brightest(pixels, rows, columns) <= low + flat else (rows, columns)
+    return outer if narrow and _brightest(pixels, outer, inner) <= black else inner
 
 
-def _trimmed(pixels: NDArray[np.float32], rows: slice, flat: float) -> slice:
-    """Return `rows` without flat ones at either end."""
+def _lengths(box: Box) -> tuple[int, int]:
+    rows, columns = box
+    return rows.stop - rows.start, columns.stop - columns.start
+
+
+def _trimmed(pixels: NDArray[np.float32], box: Box, flat: float, above: float = -np.inf) -> Box:
+    """Return a part of an image without flat rows and columns at its sides that exceed `above`."""
+    before = None
+    while before != box:
+        before = rows, columns = box
+        rows = _trimmed_rows(pixels[:, columns], rows, flat, above)
+        box = rows, _trimmed_rows(pixels[rows].T, columns, flat, above)
+    return box
+
+
+def _trimmed_rows(pixels: NDArray[np.float32], rows: slice, flat: float, above: float) -> slice:
+    def is_border(row: NDArray[np.float32]) -> bool:
+        return row.size == 0 or bool(np.ptp(row) <= flat and row.max() > above)
+
     first, last = rows.start, rows.stop
-    while first < last and np.ptp(pixels[first]) <= flat:
+    while first < last and is_border(pixels[first]):
         first += 1
-    while first < last and np.ptp(pixels[last - 1]) <= flat:
+    while first < last and is_border(pixels[last - 1]):
         last -= 1
     return slice(first, last)
 
 
-def _brightest(pixels: NDArray[np.float32], rows: slice, columns: slice) -> float:
-    """Return the largest value around a part of an image."""
+def _brightest(pixels: NDArray[np.float32], outer: Box, inner: Box) -> float:
+    """Return the largest value of one part of an image around another."""
+    (rows, columns), (inner_rows, inner_columns) = outer, inner
     around = (
-        *(pixels[: rows.start], pixels[rows.stop :]),
-        *(pixels[:, : columns.start], pixels[:, columns.stop :]),
+        pixels[rows.start : inner_rows.start, columns],
+        pixels[inner_rows.stop : rows.stop, columns],
+        pixels[rows, columns.start : inner_columns.start],
+        pixels[rows, inner_columns.stop : columns.stop],
     )
     return max((float(part.max()) for part in around if part.size), default=-np.inf)

@@ -56,10 +56,12 @@ def test_image_without_a_border_is_left_whole() -> None:
 
 
 def test_borders_lie_in_each_other() -> None:
-    framed = np.pad(padded(((20, 20), (30, 30)), 0), ((9, 7), (0, 50)), constant_values=1)
+    framed = np.pad(padded(((20, 20), (80, 80)), 0), ((9, 7), (0, 50)), constant_values=1)
+    assert inside_borders(framed) == (slice(29, 285), slice(80, 320))
+    framed = np.pad(padded(((0, 0), (80, 80)), 0), ((9, 7), (0, 0)), constant_values=1)
+    assert inside_borders(framed) == (slice(9, 265), slice(80, 320))
+    framed = np.pad(padded(((20, 20), (30, 30)), 1), ((9, 7), (0, 50)), constant_values=0)
     assert inside_borders(framed) == (slice(29, 285), slice(30, 270))
-    framed = np.pad(padded(((0, 0), (30, 30)), 0), ((9, 7), (0, 0)), constant_values=1)
-    assert inside_borders(framed) == (slice(9, 265), slice(30, 270))
 
 
 def test_border_of_a_jpeg_is_found() -> None:
@@ -113,6 +115,15 @@ def test_mask_and_flags_are_those_of_the_image_without(
     assert [flag.code for flag in framed.flags] == [flag.code for flag in plain.flags]
     expected = f"240 x 256 pixels from column {left}, row {top}"
     assert framed.provenance["content"] == expected and "content" not in plain.provenance
+
+
+def test_padding_leaves_a_black_border_that_the_network_knows(shipped: Segmenter) -> None:
+    known = padded(((0, 12), (9, 0)), 0)
+    plain = shipped.segment(Radiograph(known))
+    framed = np.pad(known, ((30, 40), (0, 200)), constant_values=1)
+    assert inside_borders(framed) == (slice(30, 298), slice(0, 249))
+    mask = shipped.segment(Radiograph(framed)).mask
+    np.testing.assert_array_equal(mask[30:298, :249], plain.mask)
 
 
 def test_border_of_a_turned_image_is_left_out_as_well(shipped: Segmenter) -> None:
