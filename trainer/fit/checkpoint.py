@@ -264,14 +264,18 @@ def _filled(description: Description, state: dict[str, Tensor]) -> Network:
         ValueError: The weights are not those of the network.
     """
     with torch.device("meta"):
-        wanted = {name: value.shape for name, value in build(description).state_dict().items()}
-    stored = {name: value.shape for name, value in state.items()}
+        wanted = {name: _form(value) for name, value in build(description).state_dict().items()}
+    stored = {name: _form(value) for name, value in state.items()}
     odd = sorted(name for name in {*wanted, *stored} if wanted.get(name) != stored.get(name))
     if odd:
         raise ValueError(f"{len(odd)} weights are missing, unknown or of another shape: {odd[0]}")
     model = build(description)
     model.load_state_dict(state)
     return model
+
+
+def _form(weight: Tensor) -> tuple[torch.Size, bool]:
+    return weight.shape, weight.is_floating_point()
 
 
 def require_numbers(state: Mapping[str, Tensor], path: Path) -> None:

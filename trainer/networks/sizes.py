@@ -6,7 +6,7 @@ MAX_WIDTH = 16_384
 """Most channels of a layer; the widest of vit_h has 5,120."""
 
 MAX_BLOCKS = 64
-"""Most blocks of an encoder, heads of an attention, and levels of a U-Net; vit_h has 32 blocks."""
+"""Most blocks of an encoder, and heads of an attention; vit_h has 32 blocks."""
 
 
 def require_whole(name: str, value: object, low: int, high: int) -> None:

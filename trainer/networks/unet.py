@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import label_named
-from cxrseg.trainer.networks.sizes import MAX_BLOCKS, MAX_WIDTH, require_whole
+from cxrseg.trainer.networks.sizes import MAX_WIDTH, require_whole
 
 NAME = "unet"
 """What recipes and checkpoints call this network."""
@@ -22,6 +22,10 @@ GRID = 4
 
 UNITS = 2
 """Convolutions of a residual unit, as in MONAI's tutorials."""
+
+
+MAX_LEVELS = 12
+"""Most levels: the largest image, of 2,048 pixels a side, can be halved 11 times."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class UNetArchitecture:
     channels: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        require_whole("the number of levels", len(self.channels), 2, MAX_BLOCKS)
+        require_whole("the number of levels", len(self.channels), 2, MAX_LEVELS)
         for number in self.channels:
             require_whole("a number of channels", number, 1, MAX_WIDTH)
 

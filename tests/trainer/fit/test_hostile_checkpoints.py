@@ -65,6 +65,11 @@ def shared(data: dict[str, Any]) -> None:
     data["state_dict"].update({f"model.extra{number}": once for number in range(1000)})
 
 
+def complex_numbers(data: dict[str, Any]) -> None:
+    name = "model.image_encoder.pos_embed"
+    data["state_dict"][name] = data["state_dict"][name].to(torch.complex64)
+
+
 def sparse(data: dict[str, Any]) -> None:
     table = torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.int64), torch.ones(1), (10**12,))
     data["state_dict"]["model.extra"] = table
@@ -91,13 +96,14 @@ def sparse(data: dict[str, Any]) -> None:
         (sized(global_blocks=[7]), "global attention is not in"),
         (sized(global_blocks=[None]), "global attention is no whole number"),
         (sized(activation=["gelu"]), "its activation is not known"),
-        (sized(name=laughing(3)), "name or its activation"),
+        (sized(name=laughing(3)), "not a checkpoint of cxrseg-train"),
         (described(ranks=nested(200)), "lists in more than"),
         (described(labels=laughing(20)), "more than 200000 objects"),
         (described(version=laughing(20)), "more than 200000 objects"),
         (described(metrics={str(n): 1.0 for n in range(200_000)}), "more than 200000 objects"),
         (described(preprocessing={"size": 10**6, "low": 0, "high": 1}), "size 1000000"),
         (described(adapters={"init_rank": 10**9, "target_rank": 1}), "AdapterConfig"),
+        (complex_numbers, "weights are missing, unknown or of another"),
         (repeated, "larger than what is stored"),
         (shared, "its weights are larger than the file"),
         (sparse, "not stored plainly"),

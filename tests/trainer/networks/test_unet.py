@@ -61,3 +61,9 @@ def test_without_monai_a_remedy_is_given(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "monai.networks.nets.unet", None)
     with pytest.raises(CxrsegError, match=r"not installed; pip install 'cxrseg\[train\]'"):
         UNet(SMALL, 64, LABELS)
+
+
+@pytest.mark.parametrize("channels", [(), (4,), (4,) * 13, (4, 0), (4, 16_385), (4, 8.0)])
+def test_impossible_size_is_refused(channels: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="number of"):
+        UNetArchitecture(channels)
