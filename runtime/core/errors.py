@@ -6,21 +6,23 @@ import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+_MAX_CAUSE = 600
+
 
 class CxrsegError(Exception):
     """A failure that the user can act on, in one line: subject, cause, remedy.
 
     Args:
         subject: The file, option or thing at fault.
-        cause: What is wrong with it.
+        cause: What is wrong with it; cut off where it quotes too much of a file.
         remedy: What to do about it; may be empty.
     """
 
     def __init__(self, subject: str | os.PathLike[str], cause: str, remedy: str = "") -> None:
         self.subject = os.fspath(subject)
-        self.cause = cause
+        self.cause = cause if len(cause) <= _MAX_CAUSE else f"{cause[:_MAX_CAUSE]}..."
         self.remedy = remedy
-        text = f"{self.subject}: {cause}"
+        text = f"{self.subject}: {self.cause}"
         # One line whatever a library's own message held.
         super().__init__(" ".join((f"{text}; {remedy}" if remedy else text).split()))
 
