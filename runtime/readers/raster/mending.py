@@ -70,7 +70,8 @@ def with_end(file: BinaryIO) -> Iterator[BinaryIO]:
         Nothing where the file does not lack its end marker alone.
     """
     file.seek(0)
-    data = file.read().removesuffix(b"\xff")
+    # What a drive is filled with before anything is written to it follows at times.
+    data = file.read().rstrip(b"\xff")
     try:
         complete = not _lacks_scans(data)
     # A segment that is cut short, or of a component that is not there.

@@ -116,6 +116,9 @@ def decode(file: BinaryIO, path: Path, file_format: str) -> Picture:
         if file_format == "PNG" and getattr(image, "is_animated", False):
             refuse_pages(path)
         mode = image.mode
+        if file_format != "TIFF":
+            # Before its Exif data, which load a PNG, and whose failures do not count.
+            image.load()
         # Asked for before: of a TIFF Pillow turns the pixels itself, and removes it.
         told = _orientation(image)
         image.load()

@@ -149,3 +149,32 @@ _SEEDS = [content for name, content in raster_seeds().items() if name.endswith("
 def png_files(draw: DrawFn) -> bytes:
     """Draw a PNG file of any kind of pixels with odd chunks."""
     return draw(changed_png(draw(st.sampled_from(_SEEDS))))
+
+
+def lacks_pixels(content: bytes) -> bool:
+    """Tell whether the pixels of a PNG file are surely damaged or not all there.
+
+    Of interlaced files, and of those with several headers, nothing is known.
+    """
+    headers, packed, at = [], b"", len(START)
+    while at + 8 <= len(content):
+        (length,) = struct.unpack_from(">I", content, at)
+        kind, data = content[at + 4 : at + 8], content[at + 8 : at + 8 + length]
+        if kind == b"IHDR":
+            headers.append(data)
+        elif kind == b"IDAT":
+            packed += data
+        elif kind == b"IEND":
+            break
+        at += 12 + length
+    if len(headers) != 1 or len(headers[0]) != 13:
+        return False
+    width, height, depth, color, _, _, interlaced = struct.unpack(">IIBBBBB", headers[0])
+    if interlaced:
+        return False
+    channels = {2: 3, 4: 2, 6: 4}.get(color, 1)
+    size = height * (1 + -(-width * depth * channels // 8))
+    try:
+        return len(zlib.decompressobj().decompress(packed, size)) < size
+    except zlib.error:
+        return True

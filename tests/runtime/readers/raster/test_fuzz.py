@@ -7,7 +7,7 @@ from pathlib import Path
 from cxrseg.runtime import read
 from cxrseg.runtime.readers.raster import read_picture
 from helpers.fuzz.jpegs import jpeg_files
-from helpers.fuzz.pngs import png_files
+from helpers.fuzz.pngs import lacks_pixels, png_files
 from helpers.fuzz.tiffs import tiff_files
 from helpers.trials.answers import asked, check_outputs, check_radiograph
 from helpers.trials.trial import fuzzed
@@ -28,7 +28,9 @@ def check_raster(case: bytes, path: Path) -> bool:
 
 @fuzzed(png_files())
 def test_png_files(case: bytes, home: Path) -> bool:
-    return check_raster(case, home / "x.png")
+    taken = check_raster(case, home / "x.png")
+    assert not (taken and lacks_pixels(case)), "pixels are made up"
+    return taken
 
 
 @fuzzed(jpeg_files())

@@ -64,6 +64,18 @@ def test_metadata_do_not_cost_the_orientation_and_transparency(tmp_path: Path) -
     np.testing.assert_allclose(read(path).pixels, np.rot90(clear, -1) / 255, atol=1e-6)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1])
+def test_png_whose_pixels_are_damaged_is_refused(share: float, tmp_path: Path) -> None:
+    """At the end it is the checksum of the pixels that is wrong."""
+    content = bytearray(encoded("PNG"))
+    start, end = content.index(b"IDAT") + 8, len(content) - 12 - 5
+    content[start + int(share * (end - start))] ^= 0x55
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    with pytest.raises(CxrsegError, match="damaged"):
+        read(path)
+
+
 @pytest.mark.parametrize("missing", [1, 30, 1000])
 def test_png_that_lacks_pixels_is_refused(missing: int, tmp_path: Path) -> None:
     content = encoded("PNG")
@@ -117,6 +129,15 @@ def test_jpeg_that_lacks_pixels_is_refused(name: str, tmp_path: Path) -> None:
             assert "damaged" in str(error)
             refused += 1
     assert refused >= 4
+
+
+@pytest.mark.parametrize("tail", [b"\xff", b"\xff" * 500, bytes(500)])
+def test_jpeg_with_filling_for_its_end(tail: bytes, tmp_path: Path) -> None:
+    path, content = tmp_path / "x.jpg", encoded("JPEG")
+    path.write_bytes(content)
+    expected = read(path).pixels
+    path.write_bytes(content[:-2] + tail)
+    np.testing.assert_array_equal(read(path).pixels, expected)
 
 
 def test_jpeg_with_a_short_segment_is_refused_as_damaged(tmp_path: Path) -> None:
