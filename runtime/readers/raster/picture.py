@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.radiograph import check_size
 from cxrseg.runtime.core.strips import strips
+from cxrseg.runtime.readers.raster.checksums import has_sound_pixels
 
 # Pillow logs what it raises as well; without a handler that goes to standard error.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -124,6 +125,8 @@ def decode(file: BinaryIO, path: Path, file_format: str) -> Picture:
         image.load()
         pixels, alpha = _values(image)
         left = _orientation(image)
+        if file_format == "PNG" and not has_sound_pixels(file):
+            raise ValueError("its pixels are damaged")
         lossy = file_format == "JPEG" or image.info.get("compression") in _LOSSY
     if file_format == "BMP" and alpha is not None and not alpha.any():
         # Programs that know of no alpha leave a pixel's fourth byte empty.

@@ -64,16 +64,39 @@ def test_metadata_do_not_cost_the_orientation_and_transparency(tmp_path: Path) -
     np.testing.assert_allclose(read(path).pixels, np.rot90(clear, -1) / 255, atol=1e-6)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1])
-def test_png_whose_pixels_are_damaged_is_refused(share: float, tmp_path: Path) -> None:
+def in_chunks(content: bytes, pieces: int) -> bytes:
+    """Return a PNG with its pixels in as many chunks."""
+    data = content[41:-16]
+    size = -(-len(data) // pieces)
+    chunks = [chunk(b"IDAT", data[at : at + size]) for at in range(0, len(data), size)]
+    return content[:33] + b"".join(chunks) + content[-12:]
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 9])
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.9, 1])
+def test_png_whose_pixels_are_damaged_is_refused(pieces: int, share: float, tmp_path: Path) -> None:
     """At the end it is the checksum of the pixels that is wrong."""
-    content = bytearray(encoded("PNG"))
+    path = tmp_path / "x.png"
+    content = bytearray(in_chunks(encoded("PNG"), pieces))
+    path.write_bytes(content)
+    np.testing.assert_allclose(read(path).pixels, IMAGE / 255, atol=1e-6)
     start, end = content.index(b"IDAT") + 8, len(content) - 12 - 5
-    content[start + int(share * (end - start))] ^= 0x55
+    for bits in (1, 0x55, 0xFF):
+        content[start + int(share * (end - start))] ^= bits
+        path.write_bytes(content)
+        with pytest.raises(CxrsegError, match="damaged"):
+            read(path)
+
+
+@pytest.mark.parametrize("pieces", [1, 9])
+def test_wrong_checksum_of_a_chunk_alone_does_no_harm(pieces: int, tmp_path: Path) -> None:
+    content = bytearray(in_chunks(encoded("PNG"), pieces))
+    content[-13] ^= 1
+    if pieces > 1:
+        content[content.rindex(b"IDAT") - 5] ^= 1
     path = tmp_path / "x.png"
     path.write_bytes(content)
-    with pytest.raises(CxrsegError, match="damaged"):
-        read(path)
+    np.testing.assert_allclose(read(path).pixels, IMAGE / 255, atol=1e-6)
 
 
 @pytest.mark.parametrize("missing", [1, 30, 1000])
