@@ -8,9 +8,10 @@ from typing import BinaryIO
 
 _START = 8
 _PIECE = 1 << 16
+_INFLATED = 1 << 20
 
 
-def has_sound_pixels(file: BinaryIO) -> bool:
+def has_sound_pixels(file: BinaryIO, most: int) -> bool:
     """Tell whether the pixels of a PNG file are those that were written.
 
     Each chunk has a checksum. Where one is wrong, that of the pixels themselves decides, which
@@ -18,8 +19,9 @@ def has_sound_pixels(file: BinaryIO) -> bool:
 
     Args:
         file: The open file.
+        most: Bytes that its pixels may take, not compressed.
     """
-    return _sums_are_right(file) or _inflates(file)
+    return _sums_are_right(file) or _inflates(file, most)
 
 
 def _sums_are_right(file: BinaryIO) -> bool:
@@ -34,12 +36,16 @@ def _sums_are_right(file: BinaryIO) -> bool:
     return True
 
 
-def _inflates(file: BinaryIO) -> bool:
+def _inflates(file: BinaryIO, most: int) -> bool:
     inflate = zlib.decompressobj()
     try:
         for part in _pixels(file):
-            if isinstance(part, bytes):
-                inflate.decompress(part)
+            rest = part if isinstance(part, bytes) else b""
+            while rest:
+                most -= len(inflate.decompress(rest, _INFLATED))
+                rest = inflate.unconsumed_tail
+                if most < 0:
+                    return False
     except zlib.error:
         return False
     return inflate.eof

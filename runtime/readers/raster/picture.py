@@ -125,7 +125,9 @@ def decode(file: BinaryIO, path: Path, file_format: str) -> Picture:
         image.load()
         pixels, alpha = _values(image)
         left = _orientation(image)
-        if file_format == "PNG" and not has_sound_pixels(file):
+        # A pixel has 8 bytes at most, a row and each of the parts of interlacing one more.
+        most = 2 * image.height * (8 * image.width + 1)
+        if file_format == "PNG" and not has_sound_pixels(file, most):
             raise ValueError("its pixels are damaged")
         lossy = file_format == "JPEG" or image.info.get("compression") in _LOSSY
     if file_format == "BMP" and alpha is not None and not alpha.any():

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from cxrseg.runtime import CxrsegError, read
+from cxrseg.runtime.readers.raster.checksums import has_sound_pixels
 from helpers.drawing.phantoms import draw
 
 IMAGE = draw(1, (256, 240)).image
@@ -97,6 +98,15 @@ def test_wrong_checksum_of_a_chunk_alone_does_no_harm(pieces: int, tmp_path: Pat
     path = tmp_path / "x.png"
     path.write_bytes(content)
     np.testing.assert_allclose(read(path).pixels, IMAGE / 255, atol=1e-6)
+
+
+def test_no_more_is_inflated_than_pixels_take() -> None:
+    bomb = bytearray(chunk(b"IDAT", zlib.compress(bytes(400_000_000), 9)))
+    bomb[-1] ^= 1
+    file = io.BytesIO(encoded("PNG")[:33] + bomb)
+    assert not has_sound_pixels(file, 60_000)
+    # After the first piece: one of 64 KiB is inflated to 64 MB.
+    assert file.tell() < 70_000
 
 
 @pytest.mark.parametrize("missing", [1, 30, 1000])
