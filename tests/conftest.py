@@ -38,7 +38,6 @@ augment:
 RECIPE = f"""
 model: vit_n
 image_size: {NANO_SIZE}
-data: {{workers: 0}}
 {STILL}
 stage1: {{epochs: 3, images_per_epoch: 480, batch_size: 8, lr: 0.003, decoder_lr: 0.003}}
 """
@@ -46,7 +45,6 @@ stage1: {{epochs: 3, images_per_epoch: 480, batch_size: 8, lr: 0.003, decoder_lr
 FINE_RECIPE = f"""
 model: vit_n
 image_size: {NANO_SIZE}
-data: {{workers: 0}}
 {STILL}
 stage1: {{epochs: 2, images_per_epoch: 160, batch_size: 8, lr: 0.003, decoder_lr: 0.003}}
 stage2: {{epochs: 2, images_per_epoch: 160, batch_size: 8, lr: 0.001, decoder_lr: 0.0003}}

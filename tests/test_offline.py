@@ -32,7 +32,6 @@ WATCHED = Path(__file__).parent / "watched"
 RECIPE = """
 model: vit_n
 image_size: 64
-data: {workers: 1}
 stage1: {epochs: 1, images_per_epoch: 4, batch_size: 2}
 """
 

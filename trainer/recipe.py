@@ -69,7 +69,6 @@ class DataRecipe(_Settings):
         balance: A source of n samples is drawn as often as n to this power says: 1 for every image
             alike, 0 for every source alike.
         val_images: Validation images per epoch, evenly chosen; 0 for all.
-        workers: Processes that read and augment; -1 for one fewer than the CPUs, at most 16.
         colors: What the colors of the masks mean, where they are neither gray nor cxrseg's own.
         max_odd: Largest share of pairs, of all and of every source, that may look odd.
     """
@@ -78,7 +77,6 @@ class DataRecipe(_Settings):
     group_column: str = "source"
     balance: float = Field(0.5, ge=0, le=1)
     val_images: int = Field(300, ge=0, le=MANY)
-    workers: int = Field(-1, ge=-1, le=256)
     colors: ColorRecipe | None = None
     max_odd: float = Field(0.5, ge=0, le=1)
 
@@ -114,6 +112,8 @@ class AugmentRecipe(_Settings):
         blur: Probability of Gaussian blur.
         occlusion: Probability of blank rectangles.
         invert: Probability of an inverted gray scale.
+        opacity: Probability of a white ellipse with a soft edge, which hides lung.
+        exposure: Probability of uneven exposure.
     """
 
     rotation: float = Field(12, ge=0, le=90)
@@ -129,6 +129,8 @@ class AugmentRecipe(_Settings):
     blur: float = Field(0.15, ge=0, le=1)
     occlusion: float = Field(0.15, ge=0, le=1)
     invert: float = Field(0.03, ge=0, le=1)
+    opacity: float = Field(0.2, ge=0, le=1)
+    exposure: float = Field(0.25, ge=0, le=1)
 
 
 class StageRecipe(_Settings):

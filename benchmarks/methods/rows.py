@@ -178,14 +178,8 @@ def check_common(recipes: Mapping[str, Recipe]) -> Recipe:
     first, *others = recipes.items()
     for name, recipe in others:
         for key in COMMON:
-            here, there = (_plain(x, key) for x in (recipe, first[1]))
+            here, there = (x.model_dump(mode="json")[key] for x in (recipe, first[1]))
             if here != there:
                 cause = f"its recipe has another {key} than that of {first[0]} ({here}, {there})"
                 raise CxrsegError(name, cause, "rows are compared on the same task")
     return first[1]
-
-
-def _plain(recipe: Recipe, key: str) -> Any:
-    value = recipe.model_dump(mode="json")[key]
-    # How many processes read the images changes nothing.
-    return {k: v for k, v in value.items() if k != "workers"} if key == "data" else value

@@ -25,7 +25,6 @@ Export = Callable[..., Report]
 PLAIN = """
 model: conv_n
 image_size: 96
-data: {workers: 0}
 augment:
   {geometry: 0, mirror: 0, crop: 0, gamma: 0, contrast: 0, noise: 0, blur: 0, occlusion: 0,
    invert: 0}

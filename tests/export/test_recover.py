@@ -64,8 +64,7 @@ def test_training_starts_from_it(
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        "model: vit_n\nimage_size: 96\ndata: {workers: 0}\n"
-        "stage1: {epochs: 1, images_per_epoch: 16, batch_size: 8}\n"
+        "model: vit_n\nimage_size: 96\nstage1: {epochs: 1, images_per_epoch: 16, batch_size: 8}\n"
     )
     outcome = call(
         "train", phantom_data, "-o", tmp_path / "run", "--recipe", recipe,

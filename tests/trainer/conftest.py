@@ -20,7 +20,6 @@ RECIPE = """
 model: vit_n
 image_size: 64
 method: full
-data: {workers: 0}
 """
 
 MakeNano = Callable[..., LungSAM]

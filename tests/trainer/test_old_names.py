@@ -104,3 +104,13 @@ def test_a_run_of_before_can_be_resumed(
     (run / "run.json").write_text(json.dumps(settings))
     done = call_here("train", phantom_data, "-o", run, "--resume", *same)
     assert done.code == 1 and "another soup_sha256" in done.errors[0]
+
+
+def test_a_setting_that_is_gone_has_no_effect(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("data: {workers: 3, val_images: 7}\n")
+    assert read_recipe(path, {}).data.val_images == 7
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {path}: data.workers has no effect; ")

@@ -23,7 +23,6 @@ RECIPE = """
 model: unet
 unet: {channels: [4, 8, 8]}
 image_size: 64
-data: {workers: 0}
 checkpoint_minutes: 0.0001
 stage1: {epochs: 3, images_per_epoch: 40, batch_size: 4, ema: 0.9}
 """

@@ -1,88 +1,172 @@
-"""Augmentation with MONAI: what clinics do to X-rays, in moderation."""
+"""Augmentation of whole batches on the device of the network: what clinics do to X-rays.
+
+Plain torch, because it has to keep up with a GPU and cost little beside a CPU: each change is
+computed for the images alone that it was drawn for.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cxrseg.trainer.data.planes import MIRRORED
 from cxrseg.trainer.recipe import AugmentRecipe
 
+ZOOM = (1.1, 1.5)
+"""How much a crop enlarges, at least and at most."""
 
-def augmentation(recipe: AugmentRecipe, size: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Build the training transform.
+CONTRAST = 0.4
+GAMMA = 2.0
+NOISE = 0.07
+BLUR = (0.3, 1.7)
+"""Largest changes: of contrast about the mean, as a share; of gamma, as a factor; standard
+deviations of noise, in gray values of [0, 1], and of blur, in pixels."""
+
+EXPOSURE = 0.08
+"""Standard deviation of uneven exposure, in gray values of [0, 1]."""
+
+OPACITY = (0.15, 0.6)
+"""Share of the way to white that an opacity goes."""
+
+
+def vary(image: Tensor, planes: Tensor, recipe: AugmentRecipe) -> tuple[Tensor, Tensor]:
+    """Vary images and masks, their geometry alike, with torch's random numbers.
 
     Args:
+        image: float32 [B, 1, S, S] in [0, 1].
+        planes: float32 [B, P, s, s] in [0, 1], as `planes_of` orders them.
         recipe: Strengths and probabilities.
-        size: Side S of the images.
 
     Returns:
-        A MONAI transform of dicts with ``image`` float32 [1, S, S] in [0, 1] and ``mask``
-        float32 [3, S, S] in [0, 1]; the geometry of both changes alike.
+        Both, of the same shapes; gray values may leave [0, 1].
     """
-    from monai.data.meta_obj import set_track_meta
-    from monai.transforms.compose import Compose
-    from monai.transforms.intensity.dictionary import (
-        RandAdjustContrastd,
-        RandCoarseDropoutd,
-        RandGaussianNoised,
-        RandGaussianSmoothd,
-        RandScaleIntensityd,
-        RandScaleIntensityFixedMeand,
+    if recipe.geometry or recipe.mirror or recipe.crop:
+        places, mirrored = _places(len(image), recipe, image.device)
+        image, planes = _moved(image, places), _moved(planes, places)
+        order = [MIRRORED.get(plane, plane) for plane in range(planes.shape[1])]
+        planes = torch.where(mirrored[:, None, None, None], planes[:, order], planes)
+    for probability, change in (
+        (recipe.opacity, _opaque),
+        (recipe.contrast, _contrasted),
+        (recipe.gamma, _with_gamma),
+        (recipe.blur, _blurred),
+        (recipe.exposure, _unevenly_exposed),
+        (recipe.noise, _noisy),
+        (recipe.occlusion, _occluded),
+        (recipe.invert, _inverted),
+    ):
+        image = _some(image, probability, change)
+    return image, planes
+
+
+def _places(count: int, recipe: AugmentRecipe, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Draw affine maps [B, 2, 3] of places in the result to places in the image, and mirrors [B].
+
+    Coordinates range from -1 to 1.
+    """
+
+    def within(limit: float) -> Tensor:
+        return (torch.rand(count, device=device) * 2 - 1) * limit
+
+    def chance(probability: float) -> Tensor:
+        return torch.rand(count, device=device) < probability
+
+    moved = chance(recipe.geometry).float()
+    angle = moved * within(math.radians(recipe.rotation))
+    low, high = ZOOM
+    zoom = torch.where(chance(recipe.crop), low + (high - low) * torch.rand_like(moved), 1)
+    width = (1 + moved * within(recipe.scale)) / zoom
+    height = (1 + moved * within(recipe.scale)) / zoom
+    shear = moved * within(recipe.shear)
+    # A crop lies anywhere within the image.
+    right = 2 * moved * within(recipe.shift) + (1 - 1 / zoom) * within(1)
+    down = 2 * moved * within(recipe.shift) + (1 - 1 / zoom) * within(1)
+    mirrored = chance(recipe.mirror)
+    side = torch.where(mirrored, -1.0, 1.0)
+    cos, sin = angle.cos(), angle.sin()
+    rows = (
+        (cos * width * side, shear - sin * height, right),
+        (sin * width * side, cos * height, down),
     )
-    from monai.transforms.spatial.dictionary import RandAffined, RandZoomd
-    from monai.transforms.transform import RandomizableTransform
+    return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1), mirrored
 
-    class RandMirror(RandomizableTransform):
-        """Mirror image and mask, and swap the mask's planes of right and left lung."""
 
-        def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-            self.randomize(None)
-            if not self._do_transform:
-                return data
-            image, mask = data["image"][..., ::-1], data["mask"][[1, 0, 2], :, ::-1]
-            return {**data, "image": image.copy(), "mask": mask.copy()}
+def _moved(x: Tensor, places: Tensor) -> Tensor:
+    grid = F.affine_grid(places, [len(x), 1, *x.shape[-2:]], align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
-    set_track_meta(False)
-    both = ("image", "mask")
-    hole = max(2, size // 5)
-    transform: Callable[[dict[str, Any]], dict[str, Any]] = Compose(
-        [
-            RandMirror(prob=recipe.mirror),
-            RandAffined(
-                both,
-                prob=recipe.geometry,
-                rotate_range=math.radians(recipe.rotation),
-                scale_range=(recipe.scale, recipe.scale),
-                translate_range=recipe.shift * size,
-                shear_range=(recipe.shear, recipe.shear),
-                mode="bilinear",
-                padding_mode="zeros",
-            ),
-            RandZoomd(
-                both,
-                prob=recipe.crop,
-                min_zoom=1.1,
-                max_zoom=1.5,
-                mode="bilinear",
-                align_corners=False,
-            ),
-            RandScaleIntensityFixedMeand(
-                "image", prob=recipe.contrast, factors=0.4, preserve_range=False
-            ),
-            RandAdjustContrastd("image", prob=recipe.gamma, gamma=(0.5, 2.0)),
-            RandGaussianSmoothd("image", prob=recipe.blur, sigma_x=(0.3, 1.5), sigma_y=(0.3, 1.5)),
-            RandGaussianNoised("image", prob=recipe.noise, std=0.06),
-            RandCoarseDropoutd(
-                "image",
-                prob=recipe.occlusion,
-                holes=1,
-                max_holes=3,
-                spatial_size=max(1, size // 20),
-                max_spatial_size=hole,
-            ),
-            # The window that follows is linear, so -x is as good as 1 - x.
-            RandScaleIntensityd("image", prob=recipe.invert, factors=(-2.0, -2.0)),
-        ]
-    )
-    return transform
+
+def _some(image: Tensor, probability: float, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Change each image with a probability."""
+    drawn = (torch.rand(len(image), device=image.device) < probability).nonzero().flatten()
+    return image.index_copy(0, drawn, change(image[drawn])) if len(drawn) else image
+
+
+def _each(image: Tensor, low: float = 0, high: float = 1) -> Tensor:
+    """Draw a number for each image: [B, 1, 1, 1]."""
+    return low + (high - low) * torch.rand(len(image), 1, 1, 1, device=image.device)
+
+
+def _axis(image: Tensor) -> Tensor:
+    side = image.shape[-1]
+    return (torch.arange(side, device=image.device) + 0.5) / side
+
+
+def _smooth(image: Tensor, cells: int) -> Tensor:
+    """Draw a smooth field of normal numbers, of the images' shape."""
+    coarse = torch.randn(len(image), 1, cells, cells, device=image.device)
+    return F.interpolate(coarse, image.shape[-2:], mode="bicubic", align_corners=False)
+
+
+def _opaque(image: Tensor) -> Tensor:
+    """Whiten an ellipse with a soft edge: what hides lung, and is lung in the mask all the same."""
+    axis = _axis(image)
+    across = (axis[None, None, None, :] - _each(image)) / _each(image, 0.06, 0.3)
+    along = (axis[None, None, :, None] - _each(image)) / _each(image, 0.06, 0.3)
+    inside = (4 * (1.3 - across.square() - along.square())).sigmoid()
+    return image + _each(image, *OPACITY) * inside * (image.amax((2, 3), keepdim=True) - image)
+
+
+def _contrasted(image: Tensor) -> Tensor:
+    mean = image.mean((2, 3), keepdim=True)
+    return (image - mean) * _each(image, 1 - CONTRAST, 1 + CONTRAST) + mean
+
+
+def _with_gamma(image: Tensor) -> Tensor:
+    limit = math.log(GAMMA)
+    return image.clamp(1e-4, 1) ** _each(image, -limit, limit).exp()
+
+
+def _blurred(image: Tensor) -> Tensor:
+    """Convolve each image with a Gaussian of its own."""
+    reach = round(2 * BLUR[1])
+    steps = torch.arange(-reach, reach + 1, device=image.device)
+    kernel = (-0.5 * (steps / _each(image, *BLUR)).square()).exp()
+    kernel = kernel / kernel.sum(-1, keepdim=True)  # [B, 1, 1, 2 * reach + 1]
+    x, count = image.transpose(0, 1), len(image)
+    x = F.conv2d(F.pad(x, (reach,) * 4, mode="replicate"), kernel, groups=count)
+    return F.conv2d(x, kernel.transpose(2, 3), groups=count).transpose(0, 1)
+
+
+def _unevenly_exposed(image: Tensor) -> Tensor:
+    return image + EXPOSURE * _smooth(image, 5)
+
+
+def _noisy(image: Tensor) -> Tensor:
+    return image + torch.randn_like(image) * _each(image, 0, NOISE)
+
+
+def _occluded(image: Tensor) -> Tensor:
+    """Blank a rectangle of up to two fifths of the side."""
+    axis = _axis(image)
+    across = (axis[None, None, None, :] - _each(image)).abs() < _each(image, 0.05, 0.2)
+    along = (axis[None, None, :, None] - _each(image)).abs() < _each(image, 0.05, 0.2)
+    return torch.where(across & along, _each(image) * image.amax((2, 3), keepdim=True), image)
+
+
+def _inverted(image: Tensor) -> Tensor:
+    return 1 - image

@@ -1,110 +1,128 @@
-"""Samples as tensors."""
+"""Samples as tensors: read once, then kept in memory, a byte a pixel."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import torch
-from lightning.fabric.utilities.seed import pl_worker_init_function
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate, get_worker_info
+from torch.nn import functional as F
+from torch.utils.data import Dataset
 
-from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import PROTOCOLS
-from cxrseg.runtime.core.preprocess import Preprocessing, preprocess, resize, window
+from cxrseg.runtime.core.preprocess import Preprocessing, resize
+from cxrseg.trainer.data.augment import vary
 from cxrseg.trainer.data.pairs import read_pair
+from cxrseg.trainer.data.planes import LEFT, RIGHT, planes_of, windowed
 from cxrseg.trainer.data.samples import Sample
+from cxrseg.trainer.recipe import AugmentRecipe
+
+Batch = dict[str, Tensor]
+"""Samples as the network takes them: ``image`` float32 [B, 1, S, S] in [0, 1]; ``mask`` float32
+[B, 3, s, s] in [0, 1], the planes right lung, left lung and union (right and left are 0 where
+``sided`` is False); ``sided`` bool [B]; ``protocol`` int64 [B], an index into `PROTOCOLS`;
+``index`` int64 [B]. In memory, ``image`` and ``mask`` are bytes: gray values, and label bits."""
+
+PERCENTILE_STEP = 3
+"""In training, percentiles of gray values are taken of every so many rows and columns."""
 
 
-class LungDataset(Dataset[dict[str, Tensor]]):
-    """X-rays preprocessed as the runtime does, with soft masks.
-
-    Each item holds ``image`` float32 [1, S, S] in [0, 1]; ``mask`` float32 [3, S, S] in [0, 1],
-    the planes right lung, left lung and union (right and left are 0 where `sided` is False);
-    ``sided`` bool; ``protocol`` int64, an index into `PROTOCOLS`; ``index`` int64.
+class LungDataset(Dataset[Batch]):
+    """X-rays of the network's size, with label bits, read when they are first asked for.
 
     Args:
         samples: What to serve, in order.
         preprocessing: The input contract.
-        augment: Transform of ``image`` and ``mask``, applied before the gray-value window; None
-            for evaluation.
     """
 
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        preprocessing: Preprocessing,
-        augment: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-    ) -> None:
+    def __init__(self, samples: Sequence[Sample], preprocessing: Preprocessing) -> None:
         self.samples = list(samples)
         self.preprocessing = preprocessing
-        self.augment = augment
+        shape = (len(self.samples), 1, preprocessing.size, preprocessing.size)
+        self._images = torch.empty(shape, dtype=torch.uint8)
+        self._labels = torch.empty(shape, dtype=torch.uint8)
+        self._sided = torch.zeros(len(self.samples), dtype=torch.bool)
+        self._read = torch.zeros(len(self.samples), dtype=torch.bool)
+        protocols = [PROTOCOLS.index(sample.protocol) for sample in self.samples]
+        self._protocols = torch.tensor(protocols, dtype=torch.int64)
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]] | CxrsegError:
-        """Return several items, as PyTorch's loaders ask for them, or the first failure.
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Return a batch in bytes, as PyTorch's loaders ask for it.
 
-        A failure is returned, because PyTorch's workers hand an exception over as text alone.
+        Raises:
+            CxrsegError: An image or a mask cannot be read.
         """
-        try:
-            return [self[index] for index in indices]
-        except CxrsegError as error:
-            return error
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        sample, spec = self.samples[index], self.preprocessing
-        pair = read_pair(sample)
-        labels, union = pair.labels, pair.labels > 0
-        planes = [labels == 1, labels == 2] if pair.sided else [union & False, union & False]
-        side = (spec.size, spec.size)
-        mask = np.stack(
-            [
-                cv2.resize(plane.astype(np.float32), side, interpolation=cv2.INTER_AREA)
-                for plane in (*planes, union)
-            ]
-        ).clip(0, 1)
-        if self.augment is None:
-            pixels = preprocess(pair.pixels, spec)
-        else:
-            varied = self.augment({"image": resize(pair.pixels, spec.size)[None], "mask": mask})
-            gray = np.asarray(varied["image"], dtype=np.float32)[0]
-            pixels = window(gray, spec.low, spec.high)
-            mask = np.clip(np.asarray(varied["mask"], dtype=np.float32), 0, 1)
+        missing = {index for index in indices if not self._read[index]}
+        if missing:
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(self._keep, missing))
+        index = torch.tensor(indices)
         return {
-            "image": torch.from_numpy(np.ascontiguousarray(pixels))[None],
-            "mask": torch.from_numpy(np.ascontiguousarray(mask)),
-            "sided": torch.tensor(pair.sided),
-            "protocol": torch.tensor(PROTOCOLS.index(sample.protocol)),
-            "index": torch.tensor(index),
+            "image": self._images[index],
+            "mask": self._labels[index],
+            "sided": self._sided[index],
+            "protocol": self._protocols[index],
+            "index": index,
         }
 
+    def __getitem__(self, index: int) -> Batch:
+        """Return a batch of one."""
+        return self.__getitems__([index])
 
-def collate(items: list[dict[str, Tensor]] | CxrsegError) -> dict[str, Tensor] | CxrsegError:
-    """Stack items to a batch; a failure stays what it is, for the training to raise."""
-    if isinstance(items, CxrsegError):
-        return items
-    return cast(dict[str, Tensor], default_collate(items))
-
-
-def seed_worker(worker: int) -> None:
-    """Seed everything random in a data loader's worker, augmentation included."""
-    pl_worker_init_function(worker)
-    info = get_worker_info()
-    if info is not None and isinstance(info.dataset, LungDataset):
-        # Unlike the loader's own seed, this one differs from device to device.
-        seed_augmentation(info.dataset, torch.initial_seed())
+    def _keep(self, index: int) -> None:
+        pair, side = read_pair(self.samples[index]), self.preprocessing.size
+        gray = resize(pair.pixels, side)
+        self._images[index, 0] = torch.from_numpy(np.rint(255 * gray).astype(np.uint8))
+        bits = label_bits(pair.labels, pair.sided, side)
+        self._labels[index, 0] = torch.from_numpy(bits)
+        self._sided[index] = pair.sided
+        self._read[index] = True
 
 
-def seed_augmentation(dataset: LungDataset, seed: int) -> None:
-    """Seed a dataset's MONAI transform, which keeps a random state of its own."""
-    augment: Any = dataset.augment
-    if augment is not None:
-        augment.set_random_state(seed % 2**32)
+def label_bits(labels: NDArray[np.uint8], sided: bool, side: int) -> NDArray[np.uint8]:
+    """Resize a mask by area to label bits, uint8 [side, side].
+
+    Args:
+        labels: [H, W], 1 = right, 2 = left; or 1 = lung where the sides are not told apart.
+        sided: Whether they are.
+        side: Of the result.
+    """
+    bits = np.zeros((side, side), np.uint8)
+    for value, bit in ((1, RIGHT), (2, LEFT)) if sided else ((1, RIGHT | LEFT),):
+        plane = (labels == value).astype(np.float32)
+        bits[cv2.resize(plane, (side, side), interpolation=cv2.INTER_AREA) > 0.5] |= bit
+    return bits
+
+
+def prepared(batch: Batch, spec: Preprocessing) -> Batch:
+    """Turn bytes into what the network takes and is judged by, masks at the images' size.
+
+    Args:
+        batch: From `LungDataset`, on any device.
+        spec: The input contract.
+    """
+    image = windowed(batch["image"].float() / 255, spec)
+    return {**batch, "image": image, "mask": planes_of(batch["mask"], batch["sided"])}
+
+
+def varied(batch: Batch, spec: Preprocessing, recipe: AugmentRecipe) -> Batch:
+    """Turn bytes into what the network learns from: varied, masks at half the images' size.
+
+    Args:
+        batch: From `LungDataset`, on any device.
+        spec: The input contract.
+        recipe: How to vary it.
+    """
+    planes = F.avg_pool2d(planes_of(batch["mask"], batch["sided"]), 2)
+    image, mask = vary(batch["image"].float() / 255, planes, recipe)
+    return {**batch, "image": windowed(image, spec, PERCENTILE_STEP), "mask": mask.clamp(0, 1)}
 
 
 def balanced_weights(samples: Sequence[Sample], power: float) -> list[float]:

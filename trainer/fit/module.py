@@ -11,13 +11,13 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.trainer.adapt.adapters import RankAllocation, orthogonality, ranks
 from cxrseg.trainer.adapt.quantization import freeze_observers
+from cxrseg.trainer.data.dataset import Batch, prepared, varied
 from cxrseg.trainer.fit.checkpoint import Description
 from cxrseg.trainer.fit.distillation import Teacher, distillation_loss
 from cxrseg.trainer.fit.losses import NO_PROTOCOL, lung_loss, mislabeled, union_scores
-from cxrseg.trainer.recipe import StageRecipe
+from cxrseg.trainer.recipe import AugmentRecipe, StageRecipe
 
 FREEZE_OBSERVERS = 0.75
 """Share of the QAT steps after which the observers of activation ranges are frozen."""
@@ -78,8 +78,12 @@ class Task(LightningModule):
             be trained requires a gradient.
         stage: Settings of the stage.
         description: What checkpoints say of the network.
+        augment: How training images are varied.
         groups: Source of each validation image.
+
+    Attributes:
         teachers: Whom to learn from besides the masks, as much as the stage says.
+        allocation: What shares out the ranks of the adapters, where there are any.
     """
 
     def __init__(
@@ -87,19 +91,20 @@ class Task(LightningModule):
         model: nn.Module,
         stage: StageRecipe,
         description: Description,
+        augment: AugmentRecipe,
         groups: Sequence[str],
-        teachers: Sequence[Teacher] = (),
     ) -> None:
         super().__init__()
         self.model = model
         self.stage = stage
         self.description = description
+        self.augment = augment
         self.groups = list(groups)
         self.group_names = sorted(set(self.groups))
         self.mean_names = ["val_dice", "val_iou", *(f"val_dice/{g}" for g in self.group_names)]
         self.means: Any = nn.ModuleList(MeanMetric(nan_strategy="disable") for _ in self.mean_names)
         # No submodule: checkpoints and the average of weights are the student's alone.
-        self.teachers = tuple(teachers)
+        self.teachers: Sequence[Teacher] = ()
         self.allocation: RankAllocation | None = None
         self._seconds_before = 0.0
         self._started: float | None = None
@@ -116,13 +121,15 @@ class Task(LightningModule):
             teacher.model.to(self.device)
         self._started = time.monotonic()
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Raise what kept a worker from reading a batch."""
-        if isinstance(batch, CxrsegError):
-            raise batch
-        return batch
+    @torch.no_grad()
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Turn bytes on the device into images and masks, varied in training."""
+        spec = self.description.preprocessing
+        if self.trainer.training:
+            return varied(batch, spec, self.augment)
+        return prepared(batch, spec)
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the loss of a batch."""
         logits = self.model(batch["image"]).float()
         labels, protocol = self.description.labels, batch["protocol"]
@@ -148,7 +155,7 @@ class Task(LightningModule):
             total = self.trainer.estimated_stepping_batches
             freeze_observers(self.model, self.global_step >= FREEZE_OBSERVERS * total)
 
-    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Score a batch."""
         logits = self.model(batch["image"]).float()
         dice, iou = union_scores(logits, batch["mask"], batch["protocol"], self.description.labels)

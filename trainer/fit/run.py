@@ -76,7 +76,6 @@ def _lasting(recipe: Recipe) -> dict[str, Any]:
     plain = recipe.model_dump(mode="json")
     for key in MACHINE:
         del plain[key]
-    del plain["data"]["workers"]
     return plain
 
 

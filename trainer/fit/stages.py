@@ -49,6 +49,8 @@ from cxrseg.trainer.networks.torch_file import read_torch_file
 from cxrseg.trainer.networks.unet import UNet, UNetArchitecture
 from cxrseg.trainer.recipe import Recipe, StageRecipe
 
+CALIBRATION_BATCH = 16
+
 
 def architecture_of(recipe: Recipe) -> AnyArchitecture:
     """Return the architecture that a recipe asks for."""
@@ -92,8 +94,8 @@ def first_stage(run: Run, samples: Sequence[Sample]) -> StageReport:
         model_soup(model, [start_from(path, description)[0] for path in run.soup])
     freeze(model.unused_modules())
     groups = [sample.group for sample in val_samples(recipe, samples)]
-    teachers = teachers_of(run, recipe.stage1)
-    task = Task(model, recipe.stage1, description, groups, teachers)
+    task = Task(model, recipe.stage1, description, recipe.augment, groups)
+    task.teachers = teachers_of(run, recipe.stage1)
     if not isinstance(model, UNet):
         if recipe.method == "decoder":
             freeze([model.image_encoder])
@@ -173,8 +175,8 @@ def second_stage(run: Run, samples: Sequence[Sample], start: Path) -> StageRepor
     model.train()  # Lightning keeps the mode that it finds
     groups = [sample.group for sample in val_samples(recipe, samples)]
     # No gradient checkpointing: recomputation would track activation ranges twice.
-    teachers = teachers_of(run, recipe.stage2)
-    task = Task(model, recipe.stage2, description, groups, teachers)
+    task = Task(model, recipe.stage2, description, recipe.augment, groups)
+    task.teachers = teachers_of(run, recipe.stage2)
     report = run_stage(run, 2, task, samples)
     finish_stage(run, 2, model, description, report)
     return report
@@ -200,18 +202,16 @@ def prepare_quantization(
         The description with the sensitivities and the layers that keep floating point.
     """
     config, spec = recipe.quantization, description.preprocessing
-    images = [
-        i["image"] for i in evenly(of_split(samples, "train"), spec, recipe.calibration_images)
-    ]
+    images = evenly(of_split(samples, "train"), spec, recipe.calibration_images)["image"]
     quantize(model, config)
-    calibrate(model, [torch.stack(images[i : i + 16]) for i in range(0, len(images), 16)])
-    items = evenly(of_split(samples, "val"), spec, recipe.sensitivity_images)
-    mask, protocol = (torch.stack([i[key] for i in items]) for key in ("mask", "protocol"))
+    calibrate(model, images.split(CALIBRATION_BATCH))
+    judged = evenly(of_split(samples, "val"), spec, recipe.sensitivity_images)
+    mask, protocol = judged["mask"], judged["protocol"]
 
     def mean_dice(logits: torch.Tensor) -> float:
         return float(union_scores(logits, mask, protocol, model.labels)[0].nanmean())
 
-    sensitivity = measure(model, torch.stack([i["image"] for i in items]), mean_dice)
+    sensitivity = measure(model, judged["image"], mean_dice)
     kept = sensitive(sensitivity, config)
     make_float(model, [layer for layer in layer_table(model) if layer.name in kept])
     config = config.model_copy(update={"keep_float": (*config.keep_float, *kept)})

@@ -76,12 +76,12 @@ def run_stage(run: Run, number: int, task: Task, samples: Sequence[Sample]) -> S
             trainer.fit(
                 task,
                 train_loader(recipe, stage, own, spec, trainer.world_size),
-                plain_loader(recipe, validation, stage, None),
+                plain_loader(validation, stage, None),
                 ckpt_path=last if last.is_file() else None,
                 weights_only=True,
             )
             _load_best(task, folder)
-        loader = plain_loader(recipe, validation, stage, None)
+        loader = plain_loader(validation, stage, None)
         results = trainer.validate(task, loader, verbose=False)[0]
     drawn = stage.images_per_epoch or len(own)
     return StageReport(

@@ -23,7 +23,7 @@ SIZE = 96
 
 RECIPE = f"""
 image_size: {SIZE}
-data: {{workers: 0, val_images: 4}}
+data: {{val_images: 4}}
 calibration_images: 8
 sensitivity_images: 2
 augment:

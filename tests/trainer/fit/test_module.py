@@ -1,16 +1,11 @@
-"""What Lightning trains: the learning rate over a stage of any length, and failures of workers."""
+"""What Lightning trains: the learning rate over a stage of any length."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.preprocess import Preprocessing
-from cxrseg.trainer.fit.checkpoint import Description
-from cxrseg.trainer.fit.module import Task, one_cycle
-from cxrseg.trainer.networks.unet import UNet, UNetArchitecture
-from cxrseg.trainer.recipe import StageRecipe
+from cxrseg.trainer.fit.module import one_cycle
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 10, 20, 100])
@@ -31,14 +26,3 @@ def test_the_rate_peaks_at_its_own_and_falls(steps: int, warmup: float) -> None:
     if steps > 2:
         assert max(first) > 0.8e-3
         assert first[-1] < 1e-6
-
-
-def test_what_kept_a_worker_from_reading_is_raised() -> None:
-    network = UNet(UNetArchitecture((4, 4)), 32, ("right_lung",))
-    said = Description(network.architecture, network.labels, Preprocessing(32))
-    task = Task(network, StageRecipe(), said, groups=())
-    batch = {"image": torch.zeros(1)}
-    assert task.on_before_batch_transfer(batch, 0) is batch
-    failure = CxrsegError("x.png", "no such file")
-    with pytest.raises(CxrsegError, match=r"x\.png: no such file"):
-        task.on_before_batch_transfer(failure, 0)

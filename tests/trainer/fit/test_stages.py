@@ -41,7 +41,6 @@ def test_patience_waits_for_the_final_ranks(
     recipe = {
         "model": "vit_n",
         "image_size": 64,
-        "data": {"workers": 0},
         "stage1": {"epochs": 10, "images_per_epoch": 8, "batch_size": 4, "patience": 2},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -61,7 +60,7 @@ def test_training_starts_from_the_average(
         value *= 3
     torch.save(checkpoint, tmp_path / "other.ckpt")
     (tmp_path / "recipe.yaml").write_text(
-        "model: vit_n\nimage_size: 96\nmethod: full\ndata: {workers: 0}\n"
+        "model: vit_n\nimage_size: 96\nmethod: full\n"
         "stage1: {epochs: 1, batch_size: 4, lr: 1.0e-12, decoder_lr: 1.0e-12}\n"
     )
     options = ("--recipe", tmp_path / "recipe.yaml", "--stage", "1", "--checkpoint", base)
@@ -79,7 +78,7 @@ def test_quantization_starts_from_the_average(
     call: Call, small_data: Path, base_run: Path, fine_run: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(
-        "data: {workers: 0}\nsensitivity_images: 1\ncalibration_images: 2\n"
+        "sensitivity_images: 1\ncalibration_images: 2\n"
         "stage2: {epochs: 1, images_per_epoch: 8, batch_size: 4, lr: 1.0e-12,\n"
         "  decoder_lr: 1.0e-12}\n"
     )
