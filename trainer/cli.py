@@ -121,9 +121,9 @@ def _show_recipe(context: click.Context, _parameter: click.Parameter, wanted: bo
 )
 @click.option(
     "--labels",
-    metavar="PROTOCOLS",
-    help="Label protocols to learn, comma separated: fields (heart excluded), whole (lung "
-    "behind the heart included).  [default: fields]",
+    metavar="NAMES",
+    help="What to learn, comma separated: fields (lungs, heart excluded), whole (lung behind the "
+    "heart included), heart (from images with a mask of it).  [default: fields]",
 )
 @click.option(
     "--recipe",

@@ -12,9 +12,15 @@ from pydantic import (
     model_validator,
 )
 
-from cxrseg.runtime.core.labels import PROTOCOLS, Protocol, labels_of
+from cxrseg.runtime.core.labels import HEART, PROTOCOLS, labels_of
 from cxrseg.trainer.adapt.adapters import AdapterConfig
 from cxrseg.trainer.adapt.quantizers import QuantizationConfig
+
+Structure = Literal["fields", "whole", "heart"]
+STRUCTURES: tuple[Structure, ...] = (*PROTOCOLS, "heart")
+
+MAX_MASKS = 4
+"""Masks of a SAM with a ViT, as in Meta's files."""
 
 Method = Literal["adalora", "decoder", "full"]
 ModelName = Literal["conv_n", "conv_t", "vit_n", "vit_t", "vit_b", "vit_l", "vit_h", "unet"]
@@ -180,7 +186,8 @@ class Recipe(_Settings):
         unet: Size of the U-Net.
         global_attention: Drop the attention windows of Meta's networks.
         image_size: Side of the model input in pixels, a multiple of 16.
-        labels: Label protocols to learn; each gives a right and a left channel.
+        labels: What to learn: label protocols, each of which gives a right and a left channel, and
+            the heart, from the images that have a mask of it.
         method: What stage 1 trains: adapters and decoder, the decoder alone, or everything, which
             is what a U-Net takes.
         precision: Lightning's; stage 2 always runs in 32 bit.
@@ -197,7 +204,7 @@ class Recipe(_Settings):
     unet: UNetRecipe = UNetRecipe()
     global_attention: bool = False
     image_size: int = Field(256, ge=32, le=2048, multiple_of=16)
-    labels: tuple[Protocol, ...] = ("fields",)
+    labels: tuple[Structure, ...] = ("fields",)
     method: Method = "adalora"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     gradient_checkpointing: bool = False
@@ -215,10 +222,10 @@ class Recipe(_Settings):
 
     @field_validator("labels")
     @classmethod
-    def _labels_once(cls, labels: tuple[Protocol, ...]) -> tuple[Protocol, ...]:
-        if not labels or len(set(labels)) != len(labels):
-            raise ValueError("name each protocol once, at least one")
-        return tuple(protocol for protocol in PROTOCOLS if protocol in labels)
+    def _labels_once(cls, labels: tuple[Structure, ...]) -> tuple[Structure, ...]:
+        if not set(labels) & set(PROTOCOLS) or len(set(labels)) != len(labels):
+            raise ValueError("name each once, and fields or whole at least")
+        return tuple(name for name in STRUCTURES if name in labels)
 
     @field_validator("stage1")
     @classmethod
@@ -251,12 +258,23 @@ class Recipe(_Settings):
         return self
 
     @model_validator(mode="after")
+    def _masks_for_all_labels(self) -> Recipe:
+        if self.model.startswith("vit_") and len(self.channels) > MAX_MASKS:
+            raise ValueError(f"a {self.model} has {MAX_MASKS} masks: leave one of the labels out")
+        return self
+
+    @model_validator(mode="after")
     def _mislabeled_among_protocols(self) -> Recipe:
-        if len(self.labels) < 2 and (self.stage1.skip_mislabeled or self.stage2.skip_mislabeled):
+        if not set(PROTOCOLS) <= set(self.labels) and (
+            self.stage1.skip_mislabeled or self.stage2.skip_mislabeled
+        ):
             raise ValueError("skip_mislabeled is for labels of both protocols")
         return self
 
     @property
     def channels(self) -> tuple[str, ...]:
         """Names of the output channels."""
-        return tuple(label.name for protocol in self.labels for label in labels_of(protocol))
+        lungs = [
+            label.name for name in PROTOCOLS if name in self.labels for label in labels_of(name)
+        ]
+        return (*lungs, HEART.name) if "heart" in self.labels else tuple(lungs)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.labels import PROTOCOLS, Protocol, label_named
+from cxrseg.runtime.core.labels import PROTOCOLS, Protocol, labels_of
 from cxrseg.runtime.core.model_card import METADATA_KEY, ModelCard
 from cxrseg.runtime.inference.devices import PROVIDERS
 from cxrseg.runtime.inference.loading import Loading
@@ -119,7 +119,7 @@ def random_input(shape: Sequence[int], seed: int) -> NDArray[np.float32]:
 
 def _protocol(card: ModelCard) -> Protocol:
     """Return the one of the protocols that a model offers: ``fields`` if it is among them."""
-    return min((label_named(name).protocol for name in card.labels), key=PROTOCOLS.index)
+    return next(x for x in PROTOCOLS if {label.name for label in labels_of(x)} & {*card.labels})
 
 
 def _titles(paths: Sequence[Path]) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrseg.runtime.core.labels import PROTOCOLS, label_named
+from cxrseg.runtime.core.labels import HEART, PROTOCOLS, Structure, labels_of
 from cxrseg.runtime.core.preprocess import Preprocessing, preprocess
 from cxrseg.runtime.inference.postprocess import label_mask, upsample
 
@@ -68,14 +68,14 @@ class Agreement:
 def masks_of(
     logits: NDArray[np.float32], labels: Sequence[str], size: int
 ) -> list[NDArray[np.uint8]]:
-    """Return a label mask of `size` for each protocol among the labels, as the runtime makes it."""
+    """Return masks of `size` of each protocol among the labels, and of the heart, as in use."""
     masks = []
-    known = [label_named(name) for name in labels]
-    for protocol in PROTOCOLS:
-        channels = [i for i, label in enumerate(known) if label.protocol == protocol]
-        if channels:
-            planes = [upsample(logits[i], (size, size)) for i in channels]
-            masks.append(label_mask(planes, [known[i] for i in channels]))
+    groups: list[Sequence[Structure]] = [labels_of(protocol) for protocol in PROTOCOLS]
+    for group in (*groups, (HEART,)):
+        known = [label for label in group if label.name in labels]
+        if known:
+            planes = [upsample(logits[labels.index(x.name)], (size, size)) for x in known]
+            masks.append(label_mask(planes, known))
     return masks
 
 

@@ -21,40 +21,59 @@ BACKGROUND = 0
 
 
 @dataclass(frozen=True)
-class Label:
-    """One output channel of the network.
+class Structure:
+    """What one output channel of the network outlines.
 
     Attributes:
         name: Channel name, as stored in checkpoints and model files.
-        value: Value in the label mask (uint8).
-        protocol: Drawing convention of the masks that the channel was trained on.
-        side: The patient's side.
+        value: Value in a label mask (uint8).
         title: Name for people.
         color: Display color, RGB in 0..255.
     """
 
     name: str
     value: int
-    protocol: Protocol
-    side: Side
     title: str
     color: tuple[int, int, int]
 
 
+@dataclass(frozen=True)
+class Label(Structure):
+    """A lung.
+
+    Attributes:
+        protocol: Drawing convention of the masks that the channel was trained on.
+        side: The patient's side.
+    """
+
+    protocol: Protocol
+    side: Side
+
+
+_BLUE, _ORANGE = (66, 135, 245), (245, 158, 66)
+
 LABELS: tuple[Label, ...] = (
-    Label("right_lung", 1, "fields", "right", "right lung", (66, 135, 245)),
-    Label("left_lung", 2, "fields", "left", "left lung", (245, 158, 66)),
-    Label(
-        "right_lung_whole", 1, "whole", "right", "right lung, heart shadow included", (66, 135, 245)
-    ),
-    Label(
-        "left_lung_whole", 2, "whole", "left", "left lung, heart shadow included", (245, 158, 66)
-    ),
+    Label("right_lung", 1, "right lung", _BLUE, "fields", "right"),
+    Label("left_lung", 2, "left lung", _ORANGE, "fields", "left"),
+    Label("right_lung_whole", 1, "right lung, heart shadow included", _BLUE, "whole", "right"),
+    Label("left_lung_whole", 2, "left lung, heart shadow included", _ORANGE, "whole", "left"),
 )
+
+HEART = Structure("heart", 3, "heart", (226, 74, 103))
+"""The heart's shadow. It overlaps the lungs of ``whole``, so no mask holds both."""
 
 PROTOCOLS: tuple[Protocol, ...] = ("fields", "whole")
 
 _BY_NAME = {label.name: label for label in LABELS}
+
+
+def structure_named(name: str) -> Structure:
+    """Return the lung or the heart called `name`.
+
+    Raises:
+        KeyError: No such structure; the message lists the known ones.
+    """
+    return HEART if name == HEART.name else label_named(name)
 
 
 def label_named(name: str) -> Label:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from cxrseg.runtime.core.labels import label_named
+from cxrseg.runtime.core.labels import structure_named
 from cxrseg.runtime.core.preprocess import Preprocessing
 
 METADATA_KEY = "cxrseg"
@@ -87,7 +87,7 @@ class ModelCard:
                 raise ValueError(f"model format {version} is newer than this program understands")
             labels = tuple(str(name) for name in data["labels"])
             for name in labels:
-                label_named(name)
+                structure_named(name)
             if not labels:
                 raise ValueError("the card names no labels")
             return cls(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrseg.runtime.core.labels import BACKGROUND, Label
+from cxrseg.runtime.core.labels import BACKGROUND, Label, Structure
 from cxrseg.runtime.core.strips import strips
 
 SPECK = 0.15
@@ -32,7 +32,9 @@ def upsample(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.f
     return np.asarray(out, dtype=np.float32)
 
 
-def label_mask(logits: Sequence[NDArray[np.float32]], labels: Sequence[Label]) -> NDArray[np.uint8]:
+def label_mask(
+    logits: Sequence[NDArray[np.float32]], labels: Sequence[Structure]
+) -> NDArray[np.uint8]:
     """Give each pixel with a positive logit the label of the largest; the first wins a tie.
 
     Args:

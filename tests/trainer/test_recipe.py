@@ -67,7 +67,8 @@ def test_empty_file_gives_the_defaults(text: str, recipe_file: Path) -> None:
         ("model: vit_x", "model"),
         ("labels: []", "labels"),
         ("labels: [fields, fields]", "labels"),
-        ("labels: [heart]", "labels.0"),
+        ("labels: [heart]", "labels"),
+        ("labels: [spleen]", "labels.0"),
         ("stage1: 3", "stage1"),
     ],
 )
@@ -192,3 +193,15 @@ def test_recipes_of_windows_editors(encoding: str, recipe_file: Path) -> None:
 def test_what_is_no_file_is_refused(path: str) -> None:
     with pytest.raises(CxrsegError, match=f"{path}: cannot be read"):
         read_recipe(Path(path), {})
+
+
+def test_the_heart_is_the_last_channel() -> None:
+    recipe = Recipe.model_validate({"labels": ["heart", "fields"]})
+    assert recipe.channels == ("right_lung", "left_lung", "heart")
+
+
+def test_a_vit_has_masks_for_four_labels() -> None:
+    everything = {"labels": ["fields", "whole", "heart"]}
+    assert len(Recipe.model_validate({**everything, "model": "conv_t"}).channels) == 5
+    with pytest.raises(ValueError, match="a vit_t has 4 masks: leave one of the labels out"):
+        Recipe.model_validate({**everything, "model": "vit_t"})

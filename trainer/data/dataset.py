@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,14 +18,15 @@ from cxrseg.runtime.core.labels import PROTOCOLS
 from cxrseg.runtime.core.preprocess import Preprocessing, resize
 from cxrseg.trainer.data.augment import vary
 from cxrseg.trainer.data.pairs import read_pair
-from cxrseg.trainer.data.planes import LEFT, RIGHT, planes_of, windowed
+from cxrseg.trainer.data.planes import HEART, LEFT, RIGHT, planes_of, windowed
 from cxrseg.trainer.data.samples import Sample
 from cxrseg.trainer.recipe import AugmentRecipe
 
 Batch = dict[str, Tensor]
 """Samples as the network takes them: ``image`` float32 [B, 1, S, S] in [0, 1]; ``mask`` float32
-[B, 3, s, s] in [0, 1], the planes right lung, left lung and union (right and left are 0 where
-``sided`` is False); ``sided`` bool [B]; ``protocol`` int64 [B], an index into `PROTOCOLS`;
+[B, 4, s, s] in [0, 1], the planes right lung, left lung, both (right and left are 0 where
+``sided`` is False), and heart; ``sided`` bool [B]; ``heart`` bool [B], whether it is drawn;
+``protocol`` int64 [B], an index into `PROTOCOLS`;
 ``index`` int64 [B]. In memory, ``image`` and ``mask`` are bytes: gray values, and label bits."""
 
 PERCENTILE_STEP = 3
@@ -46,6 +48,7 @@ class LungDataset(Dataset[Batch]):
         self._images = torch.empty(shape, dtype=torch.uint8)
         self._labels = torch.empty(shape, dtype=torch.uint8)
         self._sided = torch.zeros(len(self.samples), dtype=torch.bool)
+        self._heart = torch.tensor([sample.heart is not None for sample in self.samples])
         self._read = torch.zeros(len(self.samples), dtype=torch.bool)
         protocols = [PROTOCOLS.index(sample.protocol) for sample in self.samples]
         self._protocols = torch.tensor(protocols, dtype=torch.int64)
@@ -68,6 +71,7 @@ class LungDataset(Dataset[Batch]):
             "image": self._images[index],
             "mask": self._labels[index],
             "sided": self._sided[index],
+            "heart": self._heart[index],
             "protocol": self._protocols[index],
             "index": index,
         }
@@ -81,6 +85,8 @@ class LungDataset(Dataset[Batch]):
         gray = resize(pair.pixels, side)
         self._images[index, 0] = torch.from_numpy(np.rint(255 * gray).astype(np.uint8))
         bits = label_bits(pair.labels, pair.sided, side)
+        if pair.heart is not None:
+            bits |= np.uint8(HEART) * resized(pair.heart, side)
         self._labels[index, 0] = torch.from_numpy(bits)
         self._sided[index] = pair.sided
         self._read[index] = True
@@ -96,9 +102,14 @@ def label_bits(labels: NDArray[np.uint8], sided: bool, side: int) -> NDArray[np.
     """
     bits = np.zeros((side, side), np.uint8)
     for value, bit in ((1, RIGHT), (2, LEFT)) if sided else ((1, RIGHT | LEFT),):
-        plane = (labels == value).astype(np.float32)
-        bits[cv2.resize(plane, (side, side), interpolation=cv2.INTER_AREA) > 0.5] |= bit
+        bits |= np.uint8(bit) * resized(labels == value, side)
     return bits
+
+
+def resized(mask: NDArray[Any], side: int) -> NDArray[np.bool_]:
+    """Resize a mask [H, W], true where it is not 0, by area to [side, side]."""
+    share = cv2.resize((mask > 0).astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+    return np.asarray(share > 0.5)
 
 
 def prepared(batch: Batch, spec: Preprocessing) -> Batch:

@@ -25,6 +25,7 @@ class Pair:
         sided: Whether the lungs are told apart.
         is_map: Whether the file tells them apart itself.
         between: As `Mask.between`.
+        heart: uint8 [H, W], not 0 in the heart; None where it is not drawn.
     """
 
     pixels: NDArray[np.float32]
@@ -32,10 +33,11 @@ class Pair:
     sided: bool
     is_map: bool
     between: float
+    heart: NDArray[np.uint8] | None = None
 
 
 def read_pair(sample: Sample) -> Pair:
-    """Read both files of a sample. The mask lies as its X-ray is stored.
+    """Read the files of a sample. Masks lie as their X-ray is stored.
 
     Raises:
         CxrsegError: One of them cannot be read or is no such image, or they do not fit.
@@ -52,4 +54,9 @@ def read_pair(sample: Sample) -> Pair:
     is_map = bool(mask.labels.max() == MAX_LABEL)
     apart = None if is_map else tell_sides_apart(labels)
     sided = is_map or apart is not None
-    return Pair(upright[box], labels if apart is None else apart, sided, is_map, mask.between)
+    heart = None
+    if sample.heart is not None:
+        drawn = open_mask(sample.heart, radiograph.size, sample.colors).labels
+        heart = np.ascontiguousarray(orientation.upright(drawn)[box])
+    sides = labels if apart is None else apart
+    return Pair(upright[box], sides, sided, is_map, mask.between, heart)

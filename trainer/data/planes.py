@@ -7,8 +7,11 @@ from torch import Tensor
 
 from cxrseg.runtime.core.preprocess import FLAT, Preprocessing
 
-RIGHT, LEFT = 1, 2
-"""Bits of a label byte. Lungs that are not told apart have both."""
+RIGHT, LEFT, HEART = 1, 2, 4
+"""Bits of a label byte. Lungs that are not told apart have both of theirs."""
+
+HEART_PLANE = 3
+"""Index of the heart's plane."""
 
 MIRRORED = {0: 1, 1: 0}
 """Plane -> the plane that it becomes in a mirror image."""
@@ -18,16 +21,17 @@ def planes_of(labels: Tensor, sided: Tensor) -> Tensor:
     """Turn label bytes into planes.
 
     Args:
-        labels: uint8 [B, 1, S, S], bits `RIGHT` and `LEFT`.
+        labels: uint8 [B, 1, S, S], bits `RIGHT`, `LEFT` and `HEART`.
         sided: bool [B], whether right and left lung are told apart.
 
     Returns:
-        float32 [B, 3, S, S] of 0 and 1: right lung, left lung, union. The first two are 0 where
-        the lungs are not told apart.
+        float32 [B, 4, S, S] of 0 and 1: right lung, left lung, both, heart. The first two are 0
+        where the lungs are not told apart.
     """
     apart = sided[:, None, None, None]
     sides = [(labels & bit > 0) & apart for bit in (RIGHT, LEFT)]
-    return torch.cat([*sides, labels & (RIGHT | LEFT) > 0], dim=1).float()
+    both, heart = labels & (RIGHT | LEFT) > 0, labels & HEART > 0
+    return torch.cat([*sides, both, heart], dim=1).float()
 
 
 def windowed(image: Tensor, spec: Preprocessing, step: int = 1) -> Tensor:

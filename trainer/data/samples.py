@@ -39,6 +39,7 @@ class Sample:
     protocol: Protocol
     group: str
     colors: ColorRecipe | None = None
+    heart: Path | None = None
 
 
 def read_samples(
@@ -49,9 +50,10 @@ def read_samples(
 ) -> list[Sample]:
     """List the samples of a folder or a CSV file.
 
-    A folder holds ``{train,val,test}/{images,masks}`` with equal file stems. A CSV has the
-    columns ``image,mask,split``, paths relative to it; an optional column ``protocol`` says
-    ``fields`` or ``whole``. Rows of other splits are left out.
+    A folder holds ``{train,val,test}/{images,masks}`` with equal file stems, and masks of the
+    heart in ``hearts`` beside them, where there are any. A CSV has the columns
+    ``image,mask,split``, paths relative to it; an optional column ``protocol`` says ``fields`` or
+    ``whole``, and ``heart`` names masks of the heart. Rows of other splits are left out.
 
     Args:
         source: Folder or CSV file.
@@ -96,17 +98,24 @@ def _from_folder(folder: Path, colors: ColorRecipe | None) -> list[Sample]:
         images, masks = folder / split / "images", folder / split / "masks"
         if not images.is_dir():
             continue
-        by_stem: dict[str, Path] = {}
-        for mask in _image_files(masks):
-            if by_stem.setdefault(mask.stem, mask) != mask:
-                cause = f"there is also {by_stem[mask.stem].name}"
-                raise CxrsegError(mask, cause, "remove the one that does not count")
+        by_stem = _by_stem(masks)
+        hearts = _by_stem(folder / split / "hearts")
         for image in _image_files(images):
             if image.stem not in by_stem:
                 raise CxrsegError(image, f"no mask of that name in {masks}", "add it or move both")
             mask = by_stem[image.stem]
-            samples.append(Sample(image, mask, split, "fields", folder.name, colors))
+            heart = hearts.get(image.stem)
+            samples.append(Sample(image, mask, split, "fields", folder.name, colors, heart))
     return samples
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    by_stem: dict[str, Path] = {}
+    for mask in _image_files(folder):
+        if by_stem.setdefault(mask.stem, mask) != mask:
+            cause = f"there is also {by_stem[mask.stem].name}"
+            raise CxrsegError(mask, cause, "remove the one that does not count")
+    return by_stem
 
 
 def _image_files(folder: Path) -> list[Path]:
@@ -139,7 +148,8 @@ def _from_csv(
         image, mask = (named_file(table, line, row, name) for name in ("image", "mask"))
         group = row.get(group_column) or source.stem
         split = cast(Split, row["split"])
-        samples.append(Sample(image, mask, split, protocol, group, colors))
+        heart = named_file(table, line, row, "heart") if row.get("heart") else None
+        samples.append(Sample(image, mask, split, protocol, group, colors, heart))
     return samples
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cxrseg.runtime.core.labels import PROTOCOLS, label_named
+from cxrseg.runtime.core.labels import HEART, PROTOCOLS, labels_of
+from cxrseg.trainer.data.planes import HEART_PLANE
 
 NO_PROTOCOL = -1
 """What stands for the protocol of an image that is not to be learned from."""
@@ -19,10 +20,9 @@ def channels_of(labels: Sequence[str]) -> dict[int, tuple[int | None, int | None
     channels: dict[int, tuple[int | None, int | None]] = {}
     for index, protocol in enumerate(PROTOCOLS):
         sides: dict[str, int] = {}
-        for channel, name in enumerate(labels):
-            label = label_named(name)
-            if label.protocol == protocol:
-                sides[label.side] = channel
+        for label in labels_of(protocol):
+            if label.name in labels:
+                sides[label.side] = list(labels).index(label.name)
         if sides:
             channels[index] = (sides.get("right"), sides.get("left"))
     return channels
@@ -55,7 +55,7 @@ def lung_loss(
 
     Args:
         logits: [B, C, h, w]; upsampled to the mask's size.
-        mask: [B, 3, H, W]: right, left, union, in [0, 1].
+        mask: [B, 3 or more, H, W]: right, left, union, in [0, 1].
         sided: bool [B].
         protocol: int64 [B], index into `PROTOCOLS`, or `NO_PROTOCOL`.
         labels: Names of the C channels.
@@ -78,6 +78,46 @@ def lung_loss(
                 losses.append(bce_dice(logits[told, channel], mask[told, plane]))
     every = torch.cat(losses)
     return every.mean() if every.numel() else logits.sum() * 0
+
+
+def heart_loss(logits: Tensor, mask: Tensor, drawn: Tensor, labels: Sequence[str]) -> Tensor:
+    """Loss of the heart, of the images where it is drawn, per image of the batch.
+
+    Args:
+        logits: [B, C, h, w]; upsampled to the mask's size.
+        mask: [B, 4, H, W] in [0, 1], as `cxrseg.trainer.data.planes` orders them.
+        drawn: bool [B], whether the image has a mask of the heart.
+        labels: Names of the C channels.
+
+    Returns:
+        Scalar; 0 when there is no channel for the heart, or no heart.
+    """
+    if HEART.name not in labels or not bool(drawn.any()):
+        return logits.sum() * 0
+    channel = logits[drawn][:, [list(labels).index(HEART.name)]]
+    size = mask.shape[-2:]
+    found = F.interpolate(channel, size=size, mode="bilinear", align_corners=False)[:, 0]
+    return bce_dice(found, mask[drawn, HEART_PLANE]).sum() / len(logits)
+
+
+@torch.no_grad()
+def heart_dice(logits: Tensor, mask: Tensor, drawn: Tensor, labels: Sequence[str]) -> Tensor:
+    """Dice of the heart at the size of the mask: [N], of the images where it is drawn.
+
+    Args:
+        logits: [B, C, h, w].
+        mask: [B, 4, H, W] in [0, 1].
+        drawn: bool [B].
+        labels: Names of the C channels.
+    """
+    if HEART.name not in labels:
+        return logits.new_zeros(0)
+    channel = logits[drawn][:, [list(labels).index(HEART.name)]]
+    size = mask.shape[-2:]
+    found = F.interpolate(channel, size=size, mode="bilinear", align_corners=False)[:, 0] > 0
+    truth = mask[drawn, HEART_PLANE] > 0.5
+    overlap, total = (x.sum((1, 2)) for x in (found & truth, found.int() + truth.int()))
+    return 2 * overlap / total.clamp(min=1)
 
 
 @torch.no_grad()

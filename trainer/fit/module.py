@@ -16,7 +16,14 @@ from cxrseg.trainer.adapt.quantization import freeze_observers
 from cxrseg.trainer.data.dataset import Batch, prepared, varied
 from cxrseg.trainer.fit.checkpoint import Description
 from cxrseg.trainer.fit.distillation import Teacher, distillation_loss
-from cxrseg.trainer.fit.losses import NO_PROTOCOL, lung_loss, mislabeled, union_scores
+from cxrseg.trainer.fit.losses import (
+    NO_PROTOCOL,
+    heart_dice,
+    heart_loss,
+    lung_loss,
+    mislabeled,
+    union_scores,
+)
 from cxrseg.trainer.recipe import AugmentRecipe, StageRecipe
 
 FREEZE_OBSERVERS = 0.75
@@ -69,9 +76,9 @@ def one_cycle(
 class Task(LightningModule):
     """Loss, optimizer, rank allocation and validation of one stage.
 
-    Logs ``val_dice`` and ``val_iou`` (union of lungs at input size, mean over images), the same
-    per source, and ``score``, the Dice that checkpoints are chosen by: it counts only once the
-    ranks are final.
+    Logs ``val_dice`` and ``val_iou`` (union of lungs at input size, mean over images), the Dice
+    per source, ``val_heart`` (Dice of the heart), and ``score``, the ``val_dice`` that checkpoints
+    are chosen by: it counts only once the ranks are final.
 
     Args:
         model: The network, float32 images [B, 1, S, S] -> logits [B, C, S / 4, S / 4]; what is to
@@ -101,7 +108,12 @@ class Task(LightningModule):
         self.augment = augment
         self.groups = list(groups)
         self.group_names = sorted(set(self.groups))
-        self.mean_names = ["val_dice", "val_iou", *(f"val_dice/{g}" for g in self.group_names)]
+        self.mean_names = [
+            "val_dice",
+            "val_iou",
+            "val_heart",
+            *(f"val_dice/{g}" for g in self.group_names),
+        ]
         self.means: Any = nn.ModuleList(MeanMetric(nan_strategy="disable") for _ in self.mean_names)
         # No submodule: checkpoints and the average of weights are the student's alone.
         self.teachers: Sequence[Teacher] = ()
@@ -138,6 +150,7 @@ class Task(LightningModule):
             self.log("mislabeled", skipped.float().mean(), on_step=False, on_epoch=True)
             protocol = protocol.masked_fill(skipped, NO_PROTOCOL)
         loss = lung_loss(logits, batch["mask"], batch["sided"], protocol, labels)
+        loss = loss + heart_loss(logits, batch["mask"], batch["heart"], labels)
         if self.teachers:
             share = self.stage.distillation
             distilled = distillation_loss(self.teachers, batch["image"], logits, labels)
@@ -161,6 +174,8 @@ class Task(LightningModule):
         dice, iou = union_scores(logits, batch["mask"], batch["protocol"], self.description.labels)
         self._add("val_dice", dice)
         self._add("val_iou", iou)
+        labels = self.description.labels
+        self._add("val_heart", heart_dice(logits, batch["mask"], batch["heart"], labels))
         for group in self.group_names:
             own = [self.groups[i] == group for i in batch["index"].tolist()]
             self._add(f"val_dice/{group}", dice[torch.tensor(own, device=dice.device)])

@@ -204,7 +204,7 @@ def prepare_quantization(
     config, spec = recipe.quantization, description.preprocessing
     images = evenly(of_split(samples, "train"), spec, recipe.calibration_images)["image"]
     quantize(model, config)
-    calibrate(model, images.split(CALIBRATION_BATCH))
+    calibrate(model, torch.split(images, CALIBRATION_BATCH))
     judged = evenly(of_split(samples, "val"), spec, recipe.sensitivity_images)
     mask, protocol = judged["mask"], judged["protocol"]
 

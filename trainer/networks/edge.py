@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cxrseg.runtime.core.labels import label_named
+from cxrseg.runtime.core.labels import structure_named
 from cxrseg.trainer.networks.convolutions import (
     ConvEncoder,
     Convolution,
@@ -178,7 +178,7 @@ class EdgeSAM(nn.Module):
         if not labels:
             raise ValueError("no labels")
         for name in labels:
-            label_named(name)
+            structure_named(name)
         self.architecture = architecture
         self.image_size = image_size
         self.labels = tuple(labels)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.labels import label_named
+from cxrseg.runtime.core.labels import structure_named
 from cxrseg.trainer.networks.decoder import decode, embed_prompt
 from cxrseg.trainer.networks.encoder import encode
 from cxrseg.trainer.networks.layers import GrayPatchEmbed
@@ -44,7 +44,7 @@ class LungSAM(nn.Module):
         if not 1 <= len(labels) <= sam.mask_decoder.num_mask_tokens:
             raise ValueError(f"{len(labels)} labels; a mask decoder has 1 to 4")
         for name in labels:
-            label_named(name)
+            structure_named(name)
         self.architecture = architecture
         self.image_size = image_size
         self.labels = tuple(labels)

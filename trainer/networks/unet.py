@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.labels import label_named
+from cxrseg.runtime.core.labels import structure_named
 from cxrseg.trainer.networks.sizes import MAX_WIDTH, require_whole
 
 NAME = "unet"
@@ -84,7 +84,7 @@ class UNet(nn.Module):
         if not labels:
             raise ValueError("no labels")
         for name in labels:
-            label_named(name)
+            structure_named(name)
         self.architecture = architecture
         self.image_size = image_size
         self.labels = tuple(labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -20,8 +21,9 @@ from helpers.pairs import sample_of, save, two_lungs
 
 FORMS = {
     "image": (1, 1, 32, 32),
-    "mask": (1, 3, 32, 32),
+    "mask": (1, 4, 32, 32),
     "sided": (1,),
+    "heart": (1,),
     "protocol": (1,),
     "index": (1,),
 }
@@ -72,6 +74,21 @@ class TestDataset:
         assert batch["mask"][0, :2].abs().max() == 0
         assert float(batch["mask"][0, 2].max()) == 1
 
+    def test_the_heart_has_a_plane_of_its_own(self, tmp_path: Path) -> None:
+        sample, spec = sample_of(tmp_path), Preprocessing(32)
+        without = batch_of(sample, spec)
+        assert not without["heart"].any() and without["mask"][0, 3].max() == 0
+        lungs = two_lungs()
+        heart = np.zeros_like(lungs)
+        height, width = heart.shape
+        heart[height // 2 : height * 3 // 4, width // 3 : width * 2 // 3] = 255
+        save(tmp_path / "heart.png", heart)
+        batch = batch_of(replace(sample, heart=tmp_path / "heart.png"), spec)
+        assert batch["heart"].all()
+        torch.testing.assert_close(batch["mask"][:, :3], without["mask"][:, :3])
+        share = (heart > 0).mean()
+        assert float(batch["mask"][0, 3].mean()) == pytest.approx(share, abs=0.03)
+
     def test_files_are_read_once(self, tmp_path: Path) -> None:
         sample = sample_of(tmp_path)
         data = LungDataset([sample], Preprocessing(32))
@@ -87,7 +104,7 @@ class TestDataset:
         for _ in range(5):
             batch = varied(kept, spec, AugmentRecipe(geometry=1, opacity=1))
             assert batch["image"].shape == (1, 1, 32, 32)
-            assert batch["mask"].shape == (1, 3, 16, 16)
+            assert batch["mask"].shape == (1, 4, 16, 16)
             for name in ("image", "mask"):
                 assert float(batch[name].min()) >= 0 and float(batch[name].max()) <= 1
                 assert batch[name].isfinite().all()

@@ -42,6 +42,14 @@ class TestFolder:
         (sample,) = read_samples(tmp_path)
         assert (sample.image.name, sample.mask.name) == ("a.JPG", "a.png")
 
+    def test_hearts_are_found_by_their_stems(self, tmp_path: Path) -> None:
+        for stem in ("a", "b"):
+            save(tmp_path / f"train/images/{stem}.png", xray())
+            save(tmp_path / f"train/masks/{stem}.png", two_lungs())
+        save(tmp_path / "train/hearts/b.tif", two_lungs())
+        hearts = {sample.image.stem: sample.heart for sample in read_samples(tmp_path)}
+        assert hearts == {"a": None, "b": tmp_path / "train/hearts/b.tif"}
+
     def test_missing_mask_is_refused(self, tmp_path: Path) -> None:
         save(tmp_path / "train/images/a.png", xray())
         with pytest.raises(CxrsegError, match=r"a\.png: no mask of that name"):

@@ -10,6 +10,8 @@ from cxrseg.trainer.fit.losses import (
     NO_PROTOCOL,
     bce_dice,
     channels_of,
+    heart_dice,
+    heart_loss,
     lung_loss,
     mislabeled,
     union_scores,
@@ -186,3 +188,42 @@ def test_an_image_without_protocol_teaches_nothing() -> None:
     logits = torch.cat([perfect(mask[:1]), -perfect(mask[1:])])
     loss = lung_loss(logits, mask, flags(True, True), torch.tensor([0, NO_PROTOCOL]), FIELDS)
     assert 0 <= float(loss) < 1e-3
+
+
+HEARTED = (*FIELDS, "heart")
+
+
+def with_heart(count: int = 2) -> Tensor:
+    mask = torch.zeros(count, 4, 32, 32)
+    mask[:, :3] = lungs(count)
+    mask[:, 3, 14:26, 10:22] = 1
+    return mask
+
+
+def test_the_heart_is_learned_where_it_is_drawn_alone() -> None:
+    mask = with_heart()
+    logits = torch.zeros(2, 3, 8, 8, requires_grad=True)
+    heart_loss(logits, mask, flags(True, False), HEARTED).backward()  # type: ignore[no-untyped-call]
+    touched = logits.grad.abs().amax((2, 3)) > 0  # type: ignore[union-attr]
+    assert touched.tolist() == [[False, False, True], [False, False, False]]
+    right = 60 * mask[:, [0, 1, 3]] - 30
+    assert float(heart_loss(right, mask, flags(True, True), HEARTED)) < 1e-3
+    assert float(heart_loss(-right, mask, flags(True, True), HEARTED)) > 10
+
+
+@pytest.mark.parametrize(("drawn", "labels"), [((False, False), HEARTED), ((True, True), FIELDS)])
+def test_no_heart_costs_nothing(drawn: tuple[bool, ...], labels: tuple[str, ...]) -> None:
+    logits = torch.zeros(2, len(labels), 8, 8, requires_grad=True)
+    loss = heart_loss(logits, with_heart(), flags(*drawn), labels)
+    assert loss.item() == 0
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert heart_dice(logits, with_heart(), flags(*drawn), labels).numel() == 0
+
+
+def test_dice_of_the_heart_by_hand() -> None:
+    mask = with_heart()
+    logits = 60 * mask[:, [0, 1, 3]] - 30
+    logits[1, 2] = -30
+    logits[1, 2, 14:20, 10:22] = 30  # its upper half
+    dice = heart_dice(logits, mask, flags(True, True), HEARTED)
+    torch.testing.assert_close(dice, torch.tensor([1, 2 / 3]))
