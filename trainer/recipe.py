@@ -158,6 +158,8 @@ class StageRecipe(_Settings):
             network that already tells them apart.
         distillation: Share of the loss that is the distance from what every ``--teacher`` finds on
             average, in place of the distance from the masks; 0 for none.
+        clicks: Simulated clicks that correct a mask of each image, one after the other; with them
+            the network learns to doubt its masks. 0 for none; for a SAM of convolutions.
     """
 
     epochs: int = Field(20, ge=0, le=MANY)
@@ -171,6 +173,7 @@ class StageRecipe(_Settings):
     ema: float = Field(0, ge=0, lt=1)
     skip_mislabeled: bool = False
     distillation: float = Field(0, ge=0, le=1)
+    clicks: int = Field(0, ge=0, le=8)
 
 
 Device = Annotated[int, Field(ge=-1, le=1024)]
@@ -255,6 +258,12 @@ class Recipe(_Settings):
         # An average over steps that prune ranks, or track scales, belongs to no network that was.
         if self.stage2.ema or (self.stage1.ema and self.method == "adalora"):
             raise ValueError("ema is for stage 1 with the methods full and decoder")
+        return self
+
+    @model_validator(mode="after")
+    def _clicks_for_edge_sams(self) -> Recipe:
+        if (self.stage1.clicks or self.stage2.clicks) and not self.model.startswith("conv_"):
+            raise ValueError("clicks are for conv_t and conv_n")
         return self
 
     @model_validator(mode="after")

@@ -19,11 +19,13 @@ model: conv_n
 image_size: 64
 method: full
 labels: [fields, heart]
-stage1: {epochs: 1, images_per_epoch: 8, batch_size: 4}
+stage1: {epochs: 1, images_per_epoch: 8, batch_size: 4, clicks: 2}
 """
 
 
-def test_a_run_learns_and_judges_the_heart(call: Call, small_data: Path, tmp_path: Path) -> None:
+def test_a_run_learns_the_heart_and_from_clicks(
+    call: Call, small_data: Path, tmp_path: Path
+) -> None:
     data = shutil.copytree(small_data, tmp_path / "data")
     for split in ("train", "val"):
         first, *_ = sorted((data / split / "masks").iterdir())

@@ -15,6 +15,7 @@ from cxrseg.trainer.adapt.adapters import RankAllocation, orthogonality, ranks
 from cxrseg.trainer.adapt.quantization import freeze_observers
 from cxrseg.trainer.data.dataset import Batch, prepared, varied
 from cxrseg.trainer.fit.checkpoint import Description
+from cxrseg.trainer.fit.clicks import correction_loss, doubt_loss, targets_of
 from cxrseg.trainer.fit.distillation import Teacher, distillation_loss
 from cxrseg.trainer.fit.losses import (
     NO_PROTOCOL,
@@ -24,10 +25,14 @@ from cxrseg.trainer.fit.losses import (
     mislabeled,
     union_scores,
 )
+from cxrseg.trainer.networks.edge import EdgeSAM
 from cxrseg.trainer.recipe import AugmentRecipe, StageRecipe
 
 FREEZE_OBSERVERS = 0.75
 """Share of the QAT steps after which the observers of activation ranges are frozen."""
+
+CORRECTIONS = 0.5
+"""Weight of the loss of corrected masks beside that of masks without a prompt."""
 
 DEVICES = "world_size"
 """What a checkpoint calls the number of devices that it was trained on."""
@@ -143,7 +148,11 @@ class Task(LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the loss of a batch."""
-        logits = self.model(batch["image"]).float()
+        corrections: Tensor | None = None
+        if self.stage.clicks and isinstance(self.model, EdgeSAM):
+            logits, corrections = self._corrected(self.model, batch)
+        else:
+            logits = self.model(batch["image"]).float()
         labels, protocol = self.description.labels, batch["protocol"]
         if self.stage.skip_mislabeled:
             skipped = mislabeled(logits, batch["mask"], protocol, labels)
@@ -151,6 +160,9 @@ class Task(LightningModule):
             protocol = protocol.masked_fill(skipped, NO_PROTOCOL)
         loss = lung_loss(logits, batch["mask"], batch["sided"], protocol, labels)
         loss = loss + heart_loss(logits, batch["mask"], batch["heart"], labels)
+        if corrections is not None:
+            self.log("corrections", corrections, on_step=False, on_epoch=True)
+            loss = loss + CORRECTIONS * corrections
         if self.teachers:
             share = self.stage.distillation
             distilled = distillation_loss(self.teachers, batch["image"], logits, labels)
@@ -161,6 +173,14 @@ class Task(LightningModule):
         if self.allocation is not None and adapters is not None and adapters.orthogonality:
             loss = loss + adapters.orthogonality * orthogonality(self.model)
         return loss
+
+    def _corrected(self, model: EdgeSAM, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return logits without a prompt, and the loss of corrected masks and of doubt."""
+        features = model.image_encoder(batch["image"])
+        masks, doubt = model.mask_decoder(features, model.no_prompt())
+        logits, targets = masks.float(), targets_of(batch, self.description.labels)
+        loss = correction_loss(model, features, logits, targets, self.stage.clicks)
+        return logits, loss + doubt_loss(doubt.float(), logits, targets)
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
         """Freeze the observers of activation ranges in the last part of QAT."""

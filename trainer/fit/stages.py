@@ -14,6 +14,7 @@ from shutil import copyfile
 import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.preprocess import Preprocessing
@@ -77,6 +78,13 @@ def describe(recipe: Recipe) -> Description:
     )
 
 
+def untrained(model: Network, stage: StageRecipe) -> Sequence[nn.Module]:
+    """Return the parts of a network that a stage's loss never reaches."""
+    if stage.clicks and isinstance(model, EdgeSAM):
+        return [*model.prompt_encoder.point_embeddings[2:]]  # the corners of a box
+    return model.unused_modules()
+
+
 def first_stage(run: Run, samples: Sequence[Sample]) -> StageReport:
     """Train in float: everything, the decoder, or adapters and decoder.
 
@@ -92,7 +100,7 @@ def first_stage(run: Run, samples: Sequence[Sample]) -> StageReport:
         model, seen = start_from(run.checkpoint, description)
         description = replace(description, images=seen)
         model_soup(model, [start_from(path, description)[0] for path in run.soup])
-    freeze(model.unused_modules())
+    freeze(untrained(model, recipe.stage1))
     groups = [sample.group for sample in val_samples(recipe, samples)]
     task = Task(model, recipe.stage1, description, recipe.augment, groups)
     task.teachers = teachers_of(run, recipe.stage1)
@@ -171,7 +179,7 @@ def second_stage(run: Run, samples: Sequence[Sample], start: Path) -> StageRepor
         set_mode(model, "quantize")
     else:
         description = prepare_quantization(model, recipe, samples, description)
-    freeze_for_quantization(model, description)
+    freeze_for_quantization(model, recipe.stage2, description)
     model.train()  # Lightning keeps the mode that it finds
     groups = [sample.group for sample in val_samples(recipe, samples)]
     # No gradient checkpointing: recomputation would track activation ranges twice.
@@ -182,9 +190,9 @@ def second_stage(run: Run, samples: Sequence[Sample], start: Path) -> StageRepor
     return report
 
 
-def freeze_for_quantization(model: AnySAM, description: Description) -> None:
+def freeze_for_quantization(model: AnySAM, stage: StageRecipe, description: Description) -> None:
     """Exclude from stage 2 what it holds: singular values, and what stage 1 did not train."""
-    freeze(model.unused_modules())
+    freeze(untrained(model, stage))
     if description.adapters is not None:
         for name, parameter in model.image_encoder.named_parameters():
             parameter.requires_grad_("lora_A" in name or "lora_B" in name)

@@ -24,7 +24,7 @@ class Prompt:
     Attributes:
         tokens: From `first_queries`, [B or 1, N, C].
         queries: The same.
-        dense: Dense prompt embedding, [C].
+        dense: Dense prompt embedding, [C], or [B, side * side, C] of a mask.
         positions: Positional encoding of the grid, [1, side * side, C].
     """
 

@@ -100,6 +100,30 @@ EDGE: dict[str, EdgeArchitecture] = {
 """``conv_t`` is the edge size; ``conv_n`` is for trials."""
 
 
+INSIDE, OUTSIDE, NOWHERE = 1, 0, -1
+"""What a click marks, by SAM's numbers; a place that is marked so is no click."""
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """Places that someone marked.
+
+    Attributes:
+        places: float32 [B, N, 2]: x and y in pixels of the input, the center of the first at 0.5.
+        marks: int64 [B, N]: `INSIDE`, `OUTSIDE` or `NOWHERE`.
+    """
+
+    places: Tensor
+    marks: Tensor
+
+    def after(self, earlier: Clicks | None) -> Clicks:
+        """Return the clicks of both, earlier ones first."""
+        if earlier is None:
+            return self
+        places = torch.cat([earlier.places, self.places], dim=1)
+        return Clicks(places, torch.cat([earlier.marks, self.marks], dim=1))
+
+
 class EdgeDecoder(nn.Module):
     """SAM's two-way transformer, and an upsampling that the encoder's features join.
 
@@ -209,6 +233,25 @@ class EdgeSAM(nn.Module):
         nothing = encoder.no_mask_embed.weight.new_zeros(1, 0, self.architecture.decoder_dim)
         tokens, queries = first_queries(decoder, nothing)
         dense = encoder.no_mask_embed.weight.reshape(-1)
+        return Prompt(tokens, queries, dense, encoder.get_dense_pe().flatten(2).transpose(1, 2))
+
+    def prompt(self, clicks: Clicks, mask: Tensor) -> Prompt:
+        """Return the prompt of clicks that correct a mask.
+
+        Args:
+            clicks: Of each image, for one structure.
+            mask: float32 logits [B, 1, S / 4, S / 4] of that structure so far.
+        """
+        encoder, size = self.prompt_encoder, (self.image_size, self.image_size)
+        # SAM ends clicks that come without a box by one that is nowhere.
+        places = F.pad(clicks.places, (0, 0, 0, 1))
+        marks = F.pad(clicks.marks, (0, 1), value=NOWHERE)[..., None]
+        known = torch.stack([encoder.point_embeddings[i].weight[0] for i in (OUTSIDE, INSIDE)])
+        where = encoder.pe_layer.forward_with_coords(places, size)
+        sparse = where + known[marks[..., 0].clamp(min=0)]
+        sparse = torch.where(marks == NOWHERE, encoder.not_a_point_embed.weight[0], sparse)
+        tokens, queries = first_queries(self.mask_decoder, sparse)
+        dense = encoder.mask_downscaling(mask).flatten(2).transpose(1, 2)
         return Prompt(tokens, queries, dense, encoder.get_dense_pe().flatten(2).transpose(1, 2))
 
     def fold(self) -> None:
