@@ -21,7 +21,7 @@ ROOMS = {
         *("core", "files", "terminal", "models", "readers", "inference", "quality", "measures"),
         *("segmenter", "writers", "batch", "about", "cli"),
     ),
-    "trainer": ("old_names", "networks", "adapt", "recipe", "recipe_file", "data", "fit", "cli"),
+    "trainer": ("old_names", "networks", "adapt", "recipe", "recipe_file", "data", "check", "fit", "cli"),
     "export": (
         *("extra", "graph", "options", "verify", "reference", "integer", "report"),
         *("pipeline", "recover", "cli"),
@@ -42,7 +42,7 @@ USES = {
         "runtime": {
             *("core", "files", "readers", "terminal", "models", "inference", "quality"),
         },
-        "trainer": {"networks", "adapt", "data", "fit"},
+        "trainer": {"networks", "adapt", "data", "check", "fit"},
     },
     "benchmarks": {name: set(rooms) for name, rooms in ROOMS.items() if name != "benchmarks"},
 }

@@ -207,9 +207,9 @@ def command(
 
 def _check(sources: Sequence[Path], settings: Recipe, folder: Path) -> int:
     """Look at all pairs, tell what was seen, draw the sheet, and return the exit code."""
-    from cxrseg.trainer.data.check import remarks, too_many_odd, watch_pairs
+    from cxrseg.trainer.check.pairs import remarks, too_many_odd, watch_pairs
+    from cxrseg.trainer.check.sheet import check_sheet, write_sheet
     from cxrseg.trainer.data.samples import read_sources
-    from cxrseg.trainer.data.sheet import check_sheet, write_sheet
 
     sheet = folder / SHEET
     check_sheet(sheet)

@@ -24,7 +24,7 @@ from cxrseg.trainer.adapt.adapters import add_adapters, freeze_singular_values
 from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.adapt.quantization import calibrate, make_float, quantize, set_mode
 from cxrseg.trainer.adapt.sensitivity import measure, sensitive
-from cxrseg.trainer.data.check import check_pairs
+from cxrseg.trainer.check.pairs import check_pairs
 from cxrseg.trainer.data.loaders import evenly, val_samples
 from cxrseg.trainer.data.samples import Sample, of_split, summarize
 from cxrseg.trainer.fit.checkpoint import MODEL, Description, build, load, save

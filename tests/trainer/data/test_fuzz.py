@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cxrseg.trainer.data.check import look_at
+from cxrseg.trainer.check.pairs import look_at
 from cxrseg.trainer.data.pairs import read_pair
 from cxrseg.trainer.data.samples import Sample, read_samples
 from helpers.fuzz.masks import PHANTOM, damaged_masks, drawn_masks

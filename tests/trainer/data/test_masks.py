@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.trainer.data.check import check_pairs
+from cxrseg.trainer.check.pairs import check_pairs
+from cxrseg.trainer.check.plausibility import ALL_LEFT, oddities
 from cxrseg.trainer.data.masks import open_mask, tell_sides_apart
-from cxrseg.trainer.data.plausibility import ALL_LEFT, oddities
 from cxrseg.trainer.data.samples import Sample, read_samples
 from helpers.pairs import SIZE, Gray, Table, row, save, two_lungs, xray
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cxrseg.trainer.data.plausibility import EXCHANGED, INVERTED, oddities
+from cxrseg.trainer.check.plausibility import EXCHANGED, INVERTED, oddities
 from helpers.drawing import phantoms
 
 SIZE = (160, 150)

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.terminal.console import echo
+from cxrseg.trainer.check.plausibility import oddities
 from cxrseg.trainer.data.pairs import read_pair
-from cxrseg.trainer.data.plausibility import oddities
 from cxrseg.trainer.data.samples import Sample
 
 MANY_EDGES = 0.03

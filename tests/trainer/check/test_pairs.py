@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.trainer.check.pairs import Finding, check_pairs, look_at_all, too_many_odd
+from cxrseg.trainer.check.sheet import TILES, write_sheet
 from cxrseg.trainer.cli import SHEET
-from cxrseg.trainer.data.check import Finding, check_pairs, look_at_all, too_many_odd
 from cxrseg.trainer.data.samples import Sample, read_samples
-from cxrseg.trainer.data.sheet import TILES, write_sheet
 from helpers.drawing import phantoms
 from helpers.outcomes import Call, refused
 
@@ -153,7 +153,7 @@ class TestTraining:
     def test_many_are_not_all_named(
         self, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("cxrseg.trainer.data.check.MAX_NAMED", 2)
+        monkeypatch.setattr("cxrseg.trainer.check.pairs.MAX_NAMED", 2)
         for mask in masks(data):
             change(mask, invert)
         check_pairs(read_samples(data), max_odd=1)

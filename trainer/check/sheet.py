@@ -16,7 +16,7 @@ from cxrseg.runtime.core.labels import LABELS
 from cxrseg.runtime.core.preprocess import window
 from cxrseg.runtime.files.atomic import atomic_write, prepare_folder
 from cxrseg.runtime.files.own_files import MARK, is_ours
-from cxrseg.trainer.data.check import Finding
+from cxrseg.trainer.check.pairs import Finding
 from cxrseg.trainer.data.pairs import read_pair
 from cxrseg.trainer.data.samples import spread
 
