@@ -21,7 +21,17 @@ ROOMS = {
         *("core", "files", "terminal", "models", "readers", "inference", "quality", "measures"),
         *("segmenter", "writers", "batch", "about", "cli"),
     ),
-    "trainer": ("old_names", "networks", "adapt", "recipe", "recipe_file", "data", "check", "fit", "cli"),
+    "trainer": (
+        "old_names",
+        "networks",
+        "adapt",
+        "recipe",
+        "recipe_file",
+        "data",
+        "check",
+        "fit",
+        "cli",
+    ),
     "export": (
         *("extra", "graph", "options", "verify", "reference", "integer", "report"),
         *("pipeline", "recover", "cli"),

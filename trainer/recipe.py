@@ -135,8 +135,8 @@ class AugmentRecipe(_Settings):
     blur: float = Field(0.15, ge=0, le=1)
     occlusion: float = Field(0.15, ge=0, le=1)
     invert: float = Field(0.03, ge=0, le=1)
-    opacity: float = Field(0.2, ge=0, le=1)
-    exposure: float = Field(0.25, ge=0, le=1)
+    opacity: float = Field(0, ge=0, le=1)
+    exposure: float = Field(0, ge=0, le=1)
 
 
 class StageRecipe(_Settings):

@@ -10,6 +10,7 @@ import click
 from cxrseg.benchmarks.harness.options import SeedOptions, ThreadOptions
 from cxrseg.benchmarks.harness.parameters import PATH, argument, option
 from cxrseg.benchmarks.methods.rows import ROWS, Plan, Trial, check_common
+from cxrseg.runtime.core.labels import PROTOCOLS
 from cxrseg.trainer.fit.run import check_folder, check_request, is_started
 
 NAMES = tuple(ROWS)
@@ -150,6 +151,7 @@ def trials_of(options: Options) -> list[Trial]:
     trained = [row for row in ROWS.values() if row in asked or row.name in before]
     common = check_common({row.name: plan.recipe_of(row) for row in trained})
     trials = []
+    protocols = tuple(name for name in PROTOCOLS if name in common.labels)
     for seed in map(int, words(options.seeds)):
         for row in trained:
             run = plan.run_of(row, seed)
@@ -157,5 +159,5 @@ def trials_of(options: Options) -> list[Trial]:
                 check_request(run)
             check_folder(run, resume=is_started(run))
             first = run if row.after is None else plan.run_of(ROWS[row.after], seed)
-            trials.append(Trial(row, seed, run, common.labels, first.checkpoint))
+            trials.append(Trial(row, seed, run, protocols, first.checkpoint))
     return trials

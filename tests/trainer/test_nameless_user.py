@@ -19,10 +19,9 @@ pwd.getpwuid = unknown
 
 WORK = {
     "train": """
-from cxrseg.trainer.data.augment import augmentation
-from cxrseg.trainer.recipe import AugmentRecipe
-augmentation(AugmentRecipe(), 64)
 import cxrseg.trainer.fit.stages
+from cxrseg.trainer.networks.unet import UNet, UNetArchitecture
+UNet(UNetArchitecture((4, 8)), 64, ("right_lung",))
 """,
     "export": "import cxrseg.export.pipeline, cxrseg.export.recover",
     "bench": "import cxrseg.benchmarks.paper, cxrseg.benchmarks.harness.plots",

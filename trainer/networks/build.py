@@ -48,7 +48,7 @@ def architecture_from(data: dict[str, Any]) -> AnyArchitecture:
     """Rebuild an architecture from its `to_dict`."""
     if data["name"] == unet.NAME:
         return UNetArchitecture.from_dict(data)
-    if data["name"] in EDGE:
+    if data["name"] in tuple(EDGE):  # a name of a strange type is no key
         return EdgeArchitecture.from_dict(data)
     return Architecture.from_dict(data)
 

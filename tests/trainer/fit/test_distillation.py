@@ -32,6 +32,7 @@ method: full
 augment:
   {geometry: 0, mirror: 0, crop: 0, gamma: 0, contrast: 0, noise: 0, blur: 0, occlusion: 0,
    invert: 0}
+data: {max_odd: 1}
 stage1:
   {epochs: 3, images_per_epoch: 480, batch_size: 8, lr: 0.003, decoder_lr: 0.003, distillation: 1}
 """
