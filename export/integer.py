@@ -21,7 +21,7 @@ from cxrseg.runtime.core.preprocess import Preprocessing, preprocess
 from cxrseg.runtime.readers import find_images, read
 from cxrseg.trainer.adapt.layer_table import Layer, layer_table
 from cxrseg.trainer.adapt.quantization import make_float, set_weight_bits
-from cxrseg.trainer.adapt.quantizers import QuantizationConfig
+from cxrseg.trainer.adapt.settings import QuantizationConfig
 from cxrseg.trainer.data.samples import spread
 from cxrseg.trainer.fit.checkpoint import Loaded
 from cxrseg.trainer.networks.unet import UNet

@@ -13,8 +13,7 @@ from pydantic import (
 )
 
 from cxrseg.runtime.core.labels import HEART, PROTOCOLS, labels_of
-from cxrseg.trainer.adapt.adapters import AdapterConfig
-from cxrseg.trainer.adapt.quantizers import QuantizationConfig
+from cxrseg.trainer.adapt.settings import AdapterConfig, QuantizationConfig
 
 Structure = Literal["fields", "whole", "heart"]
 STRUCTURES: tuple[Structure, ...] = (*PROTOCOLS, "heart")

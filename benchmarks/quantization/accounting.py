@@ -8,7 +8,8 @@ from functools import cache
 import torch
 from torch import nn
 
-from cxrseg.trainer.adapt.adapters import AdapterConfig, add_adapters
+from cxrseg.trainer.adapt.adapters import add_adapters
+from cxrseg.trainer.adapt.settings import AdapterConfig
 from cxrseg.trainer.fit.checkpoint import Description
 from cxrseg.trainer.networks.build import build_network, require_sam
 from cxrseg.trainer.networks.lungsam import count_parameters, freeze

@@ -18,7 +18,7 @@ from cxrseg.runtime.files.atomic import atomic_write
 from cxrseg.runtime.inference.loading import load_model
 from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.adapt.quantization import calibrate
-from cxrseg.trainer.adapt.quantizers import QuantizationConfig
+from cxrseg.trainer.adapt.settings import QuantizationConfig
 from cxrseg.trainer.fit.checkpoint import Description, Loaded, build
 from cxrseg.trainer.networks.sam import ARCHITECTURES
 

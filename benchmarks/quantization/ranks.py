@@ -15,8 +15,9 @@ from cxrseg.benchmarks.harness.plots import blank, plot, styled
 from cxrseg.benchmarks.harness.result import Plot, Result, Table
 from cxrseg.benchmarks.harness.runner import benchmark
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.trainer.adapt.adapters import AdapterConfig, adapted_layers
+from cxrseg.trainer.adapt.adapters import adapted_layers
 from cxrseg.trainer.adapt.adapters import ranks as ranks_of
+from cxrseg.trainer.adapt.settings import AdapterConfig
 from cxrseg.trainer.fit.checkpoint import MODEL, load
 
 KINDS = ("q", "k", "v", "proj", "lin1", "lin2")

@@ -15,10 +15,10 @@ from cxrseg.trainer.adapt.layer_table import Layer
 from cxrseg.trainer.adapt.quantization import quantizers, unquantize
 from cxrseg.trainer.adapt.quantizers import (
     ActivationQuantizer,
-    QuantizationConfig,
     QuantizedLinear,
     QuantizedWeight,
 )
+from cxrseg.trainer.adapt.settings import QuantizationConfig
 from cxrseg.trainer.networks.build import AnySAM, Network
 from cxrseg.trainer.networks.convolutions import Convolution
 from cxrseg.trainer.networks.decoder import Prompt, decode, embed_prompt

@@ -21,9 +21,9 @@ from cxrseg.trainer.adapt.layer_table import Layer
 from cxrseg.trainer.adapt.quantization import calibrate
 from cxrseg.trainer.adapt.quantizers import (
     ActivationQuantizer,
-    QuantizationConfig,
     QuantizedConv2d,
 )
+from cxrseg.trainer.adapt.settings import QuantizationConfig
 from cxrseg.trainer.networks.unet import UNet
 
 TAPS: dict[int, list[tuple[int, int]]] = {0: [(0, 1)], 1: [(0, 2), (1, 0)]}

@@ -19,7 +19,7 @@ from cxrseg.export.verify.images import synthetic_radiographs
 from cxrseg.export.verify.operators import operator_coverage
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.trainer.adapt.quantization import calibrate, quantize
-from cxrseg.trainer.adapt.quantizers import QuantizationConfig
+from cxrseg.trainer.adapt.settings import QuantizationConfig
 from cxrseg.trainer.fit.checkpoint import load, save
 from helpers.models.exported import card_of, constants, int8_layers, products
 

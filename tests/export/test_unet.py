@@ -22,7 +22,7 @@ from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.runtime.segmenter import Segmenter
 from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.adapt.quantization import set_mode
-from cxrseg.trainer.adapt.quantizers import QuantizationConfig
+from cxrseg.trainer.adapt.settings import QuantizationConfig
 from cxrseg.trainer.fit.checkpoint import load
 from cxrseg.trainer.networks.unet import UNet, UNetArchitecture
 from helpers.models.exported import FIELDS, card_of, constants, int8_layers, products

@@ -10,9 +10,9 @@ import warnings
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from cxrseg.trainer.adapt.settings import AdapterConfig
 from cxrseg.trainer.networks.build import AnySAM
 from cxrseg.trainer.networks.layers import SplitLinear, effective
 from cxrseg.trainer.networks.lungsam import LungSAM
@@ -25,44 +25,6 @@ RANK = "rank/"
 
 TOTAL_RANK = f"{RANK}total"
 """What the sum of all ranks is called in the log."""
-
-
-class AdapterConfig(BaseModel):
-    """Ranks and schedule of AdaLoRA; plain data in recipe and checkpoint.
-
-    Attributes:
-        init_rank: Rank of every adapter at the start.
-        target_rank: Average rank that the budget leaves at the end; equal to `init_rank`, ranks are
-            fixed, as LoRA's are.
-        alpha: Scaling; the update is P Lambda Q * alpha / init_rank.
-        orthogonality: Weight of the penalty ||P^T P - I|| + ||Q Q^T - I||, averaged over adapters.
-        warmup: Share of the steps before ranks are pruned.
-        final: Share of the steps at the end with fixed ranks.
-        interval: Steps between two allocations.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    init_rank: int = Field(12, ge=1, le=1024)
-    target_rank: int = Field(8, ge=1)
-    alpha: int = Field(16, ge=1, le=65_536)
-    orthogonality: float = Field(0.003, ge=0, le=100)
-    warmup: float = Field(0.1, ge=0, lt=1)
-    final: float = Field(0.4, gt=0, lt=1)
-    interval: int = Field(10, ge=1, le=1_000_000)
-
-    @model_validator(mode="after")
-    def _possible(self) -> AdapterConfig:
-        if self.target_rank > self.init_rank:
-            raise ValueError("target_rank must not exceed init_rank: the budget is pruned to it")
-        if self.warmup + self.final >= 1:
-            raise ValueError("warmup and final must leave steps for pruning between them")
-        return self
-
-    @property
-    def fixed(self) -> bool:
-        """Whether there is nothing to prune."""
-        return self.target_rank == self.init_rank
 
 
 class RankAllocation:

@@ -18,13 +18,13 @@ from cxrseg.trainer.adapt.quantizers import (
     ActivationQuantizer,
     Mode,
     OperandQuantizer,
-    QuantizationConfig,
     QuantizedConv2d,
     QuantizedLinear,
     QuantizedWeight,
     RowQuantizer,
     weight_limit,
 )
+from cxrseg.trainer.adapt.settings import QuantizationConfig
 from cxrseg.trainer.networks.build import AnySAM
 
 

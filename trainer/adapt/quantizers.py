@@ -14,10 +14,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cxrseg.trainer.adapt.settings import QuantizationConfig
 from cxrseg.trainer.networks.convolutions import Convolution
 from cxrseg.trainer.networks.layers import effective
 
@@ -25,32 +25,6 @@ Mode = Literal["bypass", "observe", "quantize"]
 
 LEVELS = 255
 """Steps of a uint8 activation."""
-
-
-class QuantizationConfig(BaseModel):
-    """How a model is quantized; plain data in recipe and checkpoint.
-
-    Attributes:
-        weight_bits: 7 (weights, keys and values within +-63, exact on every CPU) or 8 (+-127, needs
-            VNNI).
-        keep_float: Patterns of layer names, as in the shell, that stay in floating point.
-        momentum: Weight of a new batch in the tracked activation ranges.
-        row_scales: Divide each row of attention by its largest probability before it is rounded,
-            and multiply the result: far less rounding noise where an image has hundreds of tokens
-            (576 at 384 px), for a few percent of the latency.
-        min_sqnr: A layer stays in floating point where its quantization alone lowers the logits'
-            signal to noise ratio below this, dB.
-        max_dice_loss: Or where it costs more mean Dice than this.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    weight_bits: Literal[7, 8] = 7
-    keep_float: tuple[str, ...] = ()
-    momentum: float = Field(0.02, gt=0, le=1)
-    row_scales: bool = False
-    min_sqnr: float = 10.0
-    max_dice_loss: float = Field(0.005, gt=0)
 
 
 def weight_limit(bits: int) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.adapt.quantization import set_mode
-from cxrseg.trainer.adapt.quantizers import QuantizationConfig
+from cxrseg.trainer.adapt.settings import QuantizationConfig
 from cxrseg.trainer.networks.build import AnySAM
 
 CAP_DB = 200.0

@@ -19,10 +19,10 @@ from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.runtime.files.atomic import atomic_write
 from cxrseg.runtime.files.digest import sha256_of
-from cxrseg.trainer.adapt.adapters import AdapterConfig, add_adapters, freeze_singular_values
+from cxrseg.trainer.adapt.adapters import add_adapters, freeze_singular_values
 from cxrseg.trainer.adapt.quantization import quantize, set_mode
-from cxrseg.trainer.adapt.quantizers import QuantizationConfig
 from cxrseg.trainer.adapt.sensitivity import Sensitivity
+from cxrseg.trainer.adapt.settings import AdapterConfig, QuantizationConfig
 from cxrseg.trainer.networks import unet
 from cxrseg.trainer.networks.build import (
     AnyArchitecture,

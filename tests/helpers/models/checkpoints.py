@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cxrseg.runtime.core.preprocess import Preprocessing
-from cxrseg.trainer.adapt.adapters import AdapterConfig
-from cxrseg.trainer.adapt.quantizers import QuantizationConfig
+from cxrseg.trainer.adapt.settings import AdapterConfig, QuantizationConfig
 from cxrseg.trainer.fit.checkpoint import Description
 from cxrseg.trainer.networks.lungsam import LungSAM
 

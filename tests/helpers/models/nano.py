@@ -16,7 +16,7 @@ from cxrseg.export.graph.compile import Compiled, compile_model
 from cxrseg.runtime.core.preprocess import Preprocessing
 from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.adapt.quantization import calibrate, quantize
-from cxrseg.trainer.adapt.quantizers import QuantizationConfig
+from cxrseg.trainer.adapt.settings import QuantizationConfig
 from cxrseg.trainer.fit.checkpoint import Description, Loaded, build
 from cxrseg.trainer.networks.sam import ARCHITECTURES, Architecture
 from helpers.models.exported import FIELDS

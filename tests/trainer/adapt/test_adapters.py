@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from cxrseg.trainer.adapt.adapters import (
-    AdapterConfig,
     RankAllocation,
     adapted_layers,
     add_adapters,
@@ -18,6 +17,7 @@ from cxrseg.trainer.adapt.adapters import (
     orthogonality,
     ranks,
 )
+from cxrseg.trainer.adapt.settings import AdapterConfig
 from cxrseg.trainer.networks.lungsam import LungSAM
 
 Make = Callable[..., LungSAM]

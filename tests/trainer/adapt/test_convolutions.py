@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from cxrseg.trainer.adapt.adapters import (
-    AdapterConfig,
     adapted_layers,
     add_adapters,
     merge_adapters,
@@ -15,7 +14,7 @@ from cxrseg.trainer.adapt.adapters import (
 )
 from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.adapt.quantization import calibrate, quantize, set_mode, unquantize
-from cxrseg.trainer.adapt.quantizers import QuantizationConfig
+from cxrseg.trainer.adapt.settings import AdapterConfig, QuantizationConfig
 from cxrseg.trainer.networks.edge import EDGE, EdgeSAM
 
 CONFIG = AdapterConfig(init_rank=4, target_rank=2, warmup=0.1, final=0.3, interval=1)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cxrseg.trainer.adapt.adapters import AdapterConfig, add_adapters
+from cxrseg.trainer.adapt.adapters import add_adapters
 from cxrseg.trainer.adapt.layer_table import Layer, layer_table
 from cxrseg.trainer.adapt.quantization import calibrate, make_float, quantize
-from cxrseg.trainer.adapt.quantizers import QuantizationConfig
+from cxrseg.trainer.adapt.settings import AdapterConfig, QuantizationConfig
 from cxrseg.trainer.networks.lungsam import LungSAM
 
 Make = Callable[..., LungSAM]

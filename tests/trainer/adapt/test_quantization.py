@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cxrseg.trainer.adapt.adapters import AdapterConfig, adapted_layers, add_adapters
+from cxrseg.trainer.adapt.adapters import adapted_layers, add_adapters
 from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.adapt.quantization import (
     calibrate,
@@ -22,11 +22,11 @@ from cxrseg.trainer.adapt.quantizers import (
     LEVELS,
     ActivationQuantizer,
     OperandQuantizer,
-    QuantizationConfig,
     QuantizedConv2d,
     QuantizedLinear,
     QuantizedWeight,
 )
+from cxrseg.trainer.adapt.settings import AdapterConfig, QuantizationConfig
 from cxrseg.trainer.networks.layers import SplitLinear
 from cxrseg.trainer.networks.lungsam import LungSAM
 

@@ -20,9 +20,9 @@ from cxrseg.trainer.adapt.quantizers import (
     LEVELS,
     ActivationQuantizer,
     OperandQuantizer,
-    QuantizationConfig,
     RowQuantizer,
 )
+from cxrseg.trainer.adapt.settings import QuantizationConfig
 from cxrseg.trainer.networks.lungsam import LungSAM
 
 Make = Callable[..., LungSAM]

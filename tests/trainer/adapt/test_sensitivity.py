@@ -10,8 +10,9 @@ from torch import Tensor
 
 from cxrseg.trainer.adapt.layer_table import layer_table
 from cxrseg.trainer.adapt.quantization import calibrate, make_float, quantize, set_mode
-from cxrseg.trainer.adapt.quantizers import QuantizationConfig, QuantizedWeight
+from cxrseg.trainer.adapt.quantizers import QuantizedWeight
 from cxrseg.trainer.adapt.sensitivity import CAP_DB, Sensitivity, measure, sensitive, sqnr
+from cxrseg.trainer.adapt.settings import QuantizationConfig
 from cxrseg.trainer.fit.losses import union_scores
 from cxrseg.trainer.networks.lungsam import LungSAM
 

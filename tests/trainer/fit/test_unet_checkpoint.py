@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.preprocess import Preprocessing
-from cxrseg.trainer.adapt.adapters import AdapterConfig
+from cxrseg.trainer.adapt.settings import AdapterConfig
 from cxrseg.trainer.fit.checkpoint import Description, build, load, save
 from cxrseg.trainer.fit.start import start_from
 from cxrseg.trainer.networks.sam import ARCHITECTURES
