@@ -126,9 +126,10 @@ def _read(path: Path) -> Picture:
             return decode_tiff(file, path)
         try:
             return decode(file, path, name)
-        except (CxrsegError, MemoryError):
+        except CxrsegError:
             raise
-        # On damaged files Pillow's parsers raise nearly any type.
+        # On damaged files Pillow's parsers raise nearly any type; a MemoryError of a PNG that tells
+        # of a chunk of 4 GiB, which its mended form does not take.
         except Exception as error:
             # Its traceback would keep the half decoded image.
             failure = error.with_traceback(None)
@@ -172,10 +173,8 @@ def _explained(path: Path) -> Iterator[None]:
             limit = f"at most {MAX_PIXELS // 1_000_000} million pixels are accepted"
             raise CxrsegError(path, "the image is too large", limit) from error
         except MemoryError as error:
-            # A damaged PNG may state a length of 4 GiB, which Pillow then allocates.
             cause = "not enough memory to read the image"
-            remedy = "close other programs; if that does not help, export or copy it again"
-            raise CxrsegError(path, cause, remedy) from error
+            raise CxrsegError(path, cause, "close other programs") from error
         # On damaged files Pillow's parsers raise nearly any type, not OSError alone.
         except Exception as error:
             detail = str(error) or type(error).__name__

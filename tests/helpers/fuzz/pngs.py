@@ -154,7 +154,8 @@ def png_files(draw: DrawFn) -> bytes:
 def lacks_pixels(content: bytes) -> bool:
     """Tell whether the pixels of a PNG file are surely damaged or not all there.
 
-    Of interlaced files, and of those with several headers, nothing is known.
+    Of interlaced files, and of those with several headers, nothing is known. Where the data end in
+    order before the image does, Pillow leaves the rest black.
     """
     headers, packed, at = [], b"", len(START)
     while at + 8 <= len(content):
@@ -162,7 +163,8 @@ def lacks_pixels(content: bytes) -> bool:
         kind, data = content[at + 4 : at + 8], content[at + 8 : at + 8 + length]
         if kind == b"IHDR":
             headers.append(data)
-        elif kind == b"IDAT":
+        # Pixels before the header do not count.
+        elif kind == b"IDAT" and headers:
             packed += data
         elif kind == b"IEND":
             break
@@ -174,7 +176,9 @@ def lacks_pixels(content: bytes) -> bool:
         return False
     channels = {2: 3, 4: 2, 6: 4}.get(color, 1)
     size = height * (1 + -(-width * depth * channels // 8))
+    inflate = zlib.decompressobj()
     try:
-        return len(zlib.decompressobj().decompress(packed, size)) < size
+        found = inflate.decompress(packed, size)
     except zlib.error:
         return True
+    return len(found) < size and not inflate.eof
