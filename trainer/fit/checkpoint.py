@@ -32,6 +32,7 @@ from cxrseg.trainer.networks.build import (
     require_sam,
 )
 from cxrseg.trainer.networks.lungsam import LungSAM
+from cxrseg.trainer.networks.sizes import AtMost
 from cxrseg.trainer.networks.torch_file import read_torch_file
 from cxrseg.trainer.networks.unet import UNet
 
@@ -44,6 +45,11 @@ PREFIX = "model."
 MODEL = "model.ckpt"
 """What a run calls the checkpoint that it came to, in its folder."""
 
+MOST_BUILT = 2
+"""Most numbers that a network is made of while it is built, for each that it keeps."""
+
+FREE_NUMBERS = 4_000_000
+"""Numbers that any network may be made of."""
 
 UNET_FORMAT = "cxrseg-unet-checkpoint"
 """Format of the U-Nets of ``cxrseg-bench methods`` before 0.2."""
@@ -257,19 +263,18 @@ def load(path: Path) -> Loaded:
 def _filled(description: Description, state: dict[str, Tensor]) -> Network:
     """Build a network with these weights.
 
-    It is built without memory first, since a description may ask for any size, and the weights are
-    known to be no larger than their file.
+    A description may ask for any size, but the weights are known to be no larger than their file.
 
     Raises:
         ValueError: The weights are not those of the network.
     """
-    with torch.device("meta"):
-        wanted = {name: _form(value) for name, value in build(description).state_dict().items()}
+    with AtMost(MOST_BUILT * sum(value.numel() for value in state.values()) + FREE_NUMBERS):
+        model = build(description)
+    wanted = {name: _form(value) for name, value in model.state_dict().items()}
     stored = {name: _form(value) for name, value in state.items()}
     odd = sorted(name for name in {*wanted, *stored} if wanted.get(name) != stored.get(name))
     if odd:
         raise ValueError(f"{len(odd)} weights are missing, unknown or of another shape: {odd[0]}")
-    model = build(description)
     model.load_state_dict(state)
     return model
 

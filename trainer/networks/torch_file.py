@@ -248,8 +248,6 @@ def _inside(value: object) -> Iterator[object]:
 
 def _memory_of(tensor: Tensor) -> int:
     """Return the bytes of a tensor's numbers, each of which must be stored."""
-    if tensor.layout != torch.strided or tensor.device.type != "cpu":
-        raise ValueError("it has weights that are not stored plainly")
     count = tensor.numel() * tensor.element_size()
     if count > tensor.untyped_storage().nbytes():
         raise ValueError("it has weights that are larger than what is stored of them")

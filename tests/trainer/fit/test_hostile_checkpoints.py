@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.trainer.fit.checkpoint import load
+from cxrseg.trainer.fit.checkpoint import load, save
 from cxrseg.trainer.fit.start import start_from
 from cxrseg.trainer.networks import torch_file
 from cxrseg.trainer.networks.lungsam import LungSAM
+from cxrseg.trainer.networks.sizes import AtMost
 from cxrseg.trainer.networks.torch_file import read_torch_file
 from helpers.models.checkpoints import describe
 
@@ -82,10 +84,11 @@ def sparse(data: dict[str, Any]) -> None:
         (sized(depth=0), "depth is not in"),
         (sized(depth=2.0), "depth is no whole number"),
         (sized(depth=True), "depth is no whole number"),
-        (sized(depth=10**400), "depth is not in"),
+        (sized(depth=10**18), "depth is not in"),
+        (sized(depth=10**400), "a whole number of more than 64 bits"),
         (sized(embed_dim=10**9), "embed_dim is not in"),
         (sized(embed_dim="32"), "embed_dim is no whole number"),
-        (sized(embed_dim=16_384, depth=64, heads=1), "weights are missing, unknown or of another"),
+        (sized(embed_dim=16_384, depth=64, heads=1), "far more weights than it holds"),
         (sized(heads=0), "heads is not in"),
         (sized(heads=3), "multiples of its heads"),
         (sized(decoder_dim=0), "decoder_dim is not in"),
@@ -106,7 +109,7 @@ def sparse(data: dict[str, Any]) -> None:
         (complex_numbers, "weights are missing, unknown or of another"),
         (repeated, "larger than what is stored"),
         (shared, "its weights are larger than the file"),
-        (sparse, "not stored plainly"),
+        (sparse, "asks for torch._utils._rebuild_sparse_tensor"),
         (lambda data: data.update(state_dict=[1]), "not a checkpoint"),
         (lambda data: data["state_dict"].update({1: torch.zeros(1)}), "not a checkpoint"),
         (lambda data: data["state_dict"].update({"model.x": 1}), "not a checkpoint"),
@@ -210,3 +213,24 @@ def test_memory_stays_small(finished: tuple[Path, LungSAM]) -> None:
     )
     name, grown = done.stdout.split()
     assert name == "CxrsegError" and int(grown) < 500_000
+
+
+def test_nothing_slow_is_imported(nano: Callable[..., LungSAM], tmp_path: Path) -> None:
+    """What torch's device "meta" needs takes longer than all else of a load."""
+    model = nano()
+    save(model, describe(model), tmp_path / "model.ckpt")
+    code = (
+        "import sys, pathlib\n"
+        "from cxrseg.trainer.fit.checkpoint import load\n"
+        "load(pathlib.Path(sys.argv[1]))\n"
+        "assert 'sympy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.ckpt")], check=True)
+
+
+def test_only_so_many_numbers_are_made() -> None:
+    with AtMost(1100):
+        layer = nn.Linear(99, 10)
+        with pytest.raises(ValueError, match="far more weights"):
+            torch.zeros(101)
+    assert layer.weight.shape == (10, 99) and len(torch.zeros(2000)) == 2000
