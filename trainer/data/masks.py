@@ -36,6 +36,9 @@ CRUMBS = 0.02
 MAX_LABEL = 2
 """Largest value of a label map."""
 
+FOUR_BITS = 17
+"""What a viewer multiplies gray values of 4 bits by, to show 15 as white."""
+
 MAX_PARTLY = 0.2
 """Largest share of pixels that are neither clear nor as opaque as the drawing, as at edges."""
 
@@ -64,9 +67,9 @@ def open_mask(path: Path, size: tuple[int, int], told: ColorRecipe | None = None
 
     Palettes are resolved to colors, an Exif orientation is applied, and what is transparent is
     background. Gray masks are binary (any two values, the darker of which is 0), label maps of 0,
-    1 = right and 2 = left lung, or label maps of black, half white = right and white = left lung,
-    of any depth. Colored masks have one color on black, the colors of cxrseg-run's masks, or those
-    that are told.
+    1 = right and 2 = left lung (17 and 34 where 4 bits became 8), or label maps of black, half
+    white = right and white = left lung, of any depth. Colored masks have one color on black, the
+    colors of cxrseg-run's masks, or those that are told.
 
     Args:
         path: PNG, TIFF, BMP or JPEG file of one page.
@@ -136,6 +139,7 @@ def _read(pixels: NDArray[Any], lossy: bool, told: ColorRecipe | None, path: Pat
                 cause = "its label values are blended where they meet, and a blend is another label"
                 raise CxrsegError(path, cause, "save it without smoothing, and not as JPEG")
             return reading
+    pixels = _of_four_bits(pixels)
     if pixels.ndim == 2 and pixels.max() <= MAX_LABEL:
         if not lossy:
             return Reading(pixels.astype(np.uint8), 0, 0)
@@ -148,6 +152,13 @@ def _read(pixels: NDArray[Any], lossy: bool, told: ColorRecipe | None, path: Pat
     cause = f"which of its colors {', '.join(names)} are lung is not told"
     remedy = "name them in the recipe of cxrseg-train (data.colors), or save 0, 1 = right, 2 = left"
     raise CxrsegError(path, cause, remedy)
+
+
+def _of_four_bits(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return the label map that 4 bits show as 0, 17 and 34; all else as it is."""
+    if pixels.ndim == 3 or pixels.max() > FOUR_BITS * MAX_LABEL or (pixels % FOUR_BITS).any():
+        return pixels
+    return pixels // FOUR_BITS
 
 
 def _has_small_and_large(pixels: NDArray[Any]) -> bool:

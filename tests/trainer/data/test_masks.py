@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,22 @@ from helpers.pairs import SIZE, Gray, Table, row, save, two_lungs, xray
 
 def read_mask(path: Path, size: tuple[int, int]) -> Gray:
     return open_mask(path, size).labels
+
+
+def save_few_bits(path: Path, mask: Gray, bits: int) -> Path:
+    """Write a gray PNG of fewer than 8 bits, which Pillow does not."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checked = kind + data
+        return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    each = np.unpackbits(mask[..., None], axis=2)[..., 8 - bits :]
+    lines = np.packbits(each.reshape(len(mask), -1), axis=1)
+    header = struct.pack(">IIBBBBB", mask.shape[1], len(mask), bits, 0, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + line.tobytes() for line in lines))
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    return path
 
 
 class TestMask:
@@ -40,6 +58,22 @@ class TestMask:
     def test_one_bit_image(self, tmp_path: Path) -> None:
         Image.fromarray(two_lungs() > 0).save(tmp_path / "m.png")
         np.testing.assert_array_equal(read_mask(tmp_path / "m.png", SIZE), two_lungs())
+
+    @pytest.mark.parametrize("bits", [2, 4])
+    @pytest.mark.parametrize("values", [(1, 2), (1, 1), (0, 2)])
+    def test_gray_of_few_bits(self, values: tuple[int, int], bits: int, tmp_path: Path) -> None:
+        """A viewer shows 2 of 3 as 170, and 2 of 15 as 34."""
+        mask = two_lungs(*values)
+        path = save_few_bits(tmp_path / "m.png", mask, bits)
+        gray = np.asarray(Image.open(path).convert("L"))
+        assert gray.max() == int(mask.max()) * 255 // (2**bits - 1)
+        expected = mask > 0 if bits == 2 and 0 in values else mask
+        np.testing.assert_array_equal(read_mask(path, SIZE), expected)
+
+    @pytest.mark.parametrize("value", [3, 5])
+    def test_other_values_of_few_bits_are_refused(self, value: int, tmp_path: Path) -> None:
+        with pytest.raises(CxrsegError, match="are lung is not told"):
+            read_mask(save_few_bits(tmp_path / "m.png", two_lungs(1, value), 4), SIZE)
 
     def test_jpeg_artifacts_are_forgiven(self, tmp_path: Path) -> None:
         path = save(tmp_path / "m.jpg", two_lungs(255, 255))
