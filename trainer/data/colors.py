@@ -130,8 +130,14 @@ def _most_frequent(colors: NDArray[np.uint8]) -> Color:
 
 def flat(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Tell where a picture, uint8 [H, W] or [H, W, 3], has areas of one color: bool [H, W]."""
-    span = cv2.dilate(picture, _NEIGHBORS) - cv2.erode(picture, _NEIGHBORS)
-    return np.asarray((span if span.ndim == 2 else span.max(2)) <= FLAT)
+    found = np.ones(picture.shape[:2], np.bool_)
+    # One channel after the other, for the memory of large masks.
+    for channel in (picture,) if picture.ndim == 2 else np.moveaxis(picture, 2, 0):
+        values = np.ascontiguousarray(channel)
+        span = cv2.dilate(values, _NEIGHBORS)
+        span -= cv2.erode(values, _NEIGHBORS)
+        found &= span <= FLAT
+    return found
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def open_mask(path: Path, size: tuple[int, int], told: ColorRecipe | None = None
 
 
 def _drawn(picture: Picture, path: Path) -> tuple[NDArray[Any], float | None]:
-    """Return the pixels, 0 where they are transparent, and the share that partly is, if any."""
+    """Set what is transparent to 0; return the pixels, and the share that partly is, if any."""
     alpha = picture.alpha
     if alpha is None:
         return picture.pixels, None
@@ -114,7 +114,7 @@ def _drawn(picture: Picture, path: Path) -> tuple[NDArray[Any], float | None]:
     if not top or (partly & flat(alpha)).mean() > MAX_STRAY or partly.mean() > MAX_PARTLY:
         cause = "is transparent in several degrees" if top else "is transparent all over"
         raise CxrsegError(path, cause, _PLAIN)
-    pixels = picture.pixels.copy()
+    pixels = picture.pixels
     pixels[alpha <= top // 2] = 0
     if not pixels.any():
         cause = "is black where it is not transparent"
@@ -193,7 +193,7 @@ def _whole_numbers(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
 def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     """Return whole numbers [H, W], or RGB, as bytes: of more than 255 the largest becomes white."""
     top = int(pixels.max())
-    return (pixels if top <= 255 else np.rint(pixels * (255 / top))).astype(np.uint8)
+    return (pixels if top <= 255 else np.rint(pixels * (255 / top))).astype(np.uint8, copy=False)
 
 
 def tell_sides_apart(mask: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
