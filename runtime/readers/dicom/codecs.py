@@ -23,6 +23,8 @@ from cxrseg.runtime.readers.dicom.frame import (
     coded_size,
     precision,
 )
+from cxrseg.runtime.readers.jpeg import check_scans
+from cxrseg.runtime.readers.jpeg2000 import check_parts
 
 _RUN = 128
 
@@ -53,8 +55,9 @@ def decode(frame: Frame, rows: int, columns: int, samples: int) -> NDArray[Any]:
     if size is None:
         raise FrameError("the compressed image is damaged")
     if size != (rows, columns):
-        header = f"{columns} x {rows} pixels of the header"
-        raise FrameError(f"the compressed image is not of the {header}")
+        header = f"{columns} x {rows}"
+        raise FrameError(f"the compressed image has another size than the header says ({header})")
+    _check_work(frame, rows * columns)
     decoders: dict[str, Callable[[Frame, tuple[int, int]], NDArray[Any]]] = {
         # libjpeg-turbo alone: jpeg_decode goes on to a decoder that crashes on damaged tables.
         "JPEG": lambda frame, _: imagecodecs.jpeg8_decode(frame.data),
@@ -79,6 +82,21 @@ def decode(frame: Frame, rows: int, columns: int, samples: int) -> NDArray[Any]:
         # Where the end of a lossless stream is missing, sums run over.
         image &= image.dtype.type(2**bits - 1)
     return image
+
+
+def _check_work(frame: Frame, pixels: int) -> None:
+    """Refuse a stream that is small and takes a decoder minutes or gigabytes.
+
+    Raises:
+        FrameError: It is one.
+    """
+    try:
+        if frame.codec == "JPEG":
+            check_scans(frame.data, pixels)
+        elif frame.codec == "JPEG 2000":
+            check_parts(frame.data)
+    except ValueError as error:
+        raise FrameError(str(error)) from error
 
 
 def _decode_jpeg_ls(frame: Frame, size: tuple[int, int]) -> NDArray[Any]:

@@ -12,6 +12,7 @@ from struct import unpack_from
 from pydicom import uid
 
 from cxrseg.runtime.readers.dicom.elements import CUT, ITEM, SEQUENCE_END, WRONG_LENGTH, Encoding
+from cxrseg.runtime.readers.jpeg2000 import read_header
 
 NO_TABLE = "its offset table is missing"
 WRONG_TABLE = "its offset table is wrong"
@@ -186,12 +187,8 @@ def coded_size(frame: Frame) -> tuple[int, int] | None:
         _, height, width, _ = _jpeg_header(data)
         return (height, width) if height else None
     if frame.codec == "JPEG 2000":
-        # SIZ directly follows SOC, itself at the beginning or inside a JP2 file.
-        start = data.find(b"\xff\x4f\xff\x51")
-        if start < 0 or start + 24 > len(data):
-            return None
-        width, height, left, top = unpack_from(">4I", data, start + 8)
-        return height - top, width - left
+        picture = read_header(data)
+        return (picture.height, picture.width) if picture else None
     if frame.codec == "JPEG XL":
         return _jpeg_xl_size(data)
     return None

@@ -7,9 +7,10 @@ A JPEG that lacks its end marker gets one.
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator
 from typing import BinaryIO
+
+from cxrseg.runtime.readers.jpeg import END, SCAN, segments
 
 # What the pixels need; then the orientation, and what tells that there are several frames.
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf", b"acTL")
@@ -32,10 +33,7 @@ _TAILS = (b"", _continued(b"\xaa", 0), _continued(b"\x55", 4))
 differently with each; one that waits for a restart marker takes the first of one or of the other.
 """
 
-# A marker in coded data: no stuffed 0xFF, no restart, no filling.
-_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
 _PROGRESSIVE = 0xC2
-_SCAN = 0xDA
 _COEFFICIENTS = 64
 
 
@@ -88,18 +86,15 @@ def _lacks_scans(data: bytes) -> bool:
     A progressive JPEG comes in scans (ITU-T T.81, G.1): each refines some coefficients of some
     components by a bit. In the end all of them are exact.
     """
-    at, progressive = 2, False
+    progressive = False
     missing: dict[int, set[int]] = {}
-    while found := _MARKER.search(data, at):
-        marker, at = found[1][0], found.end()
-        if marker == _END[1]:
+    for marker, body in segments(data):
+        if marker == END:
             return True
-        body = data[at + 2 : at + int.from_bytes(data[at : at + 2])]
-        at += 2 + len(body)
         if marker == _PROGRESSIVE:
             progressive = True
             missing = {body[6 + 3 * i]: {*range(_COEFFICIENTS)} for i in range(body[5])}
-        elif marker == _SCAN and progressive:
+        elif marker == SCAN and progressive:
             first, last, bits = body[-3:]
             for component in body[1 : 1 + 2 * body[0] : 2]:
                 # The lower four bits: how many bits this scan leaves to later ones.

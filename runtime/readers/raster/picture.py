@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.radiograph import check_size
 from cxrseg.runtime.core.strips import strips
+from cxrseg.runtime.readers.jpeg import check_scans
 from cxrseg.runtime.readers.raster.checksums import has_sound_pixels
 
 # Pillow logs what it raises as well; without a handler that goes to standard error.
@@ -113,6 +114,9 @@ def decode(file: BinaryIO, path: Path, file_format: str) -> Picture:
     with open_with(file_format, file) as image:
         # Before anything is decoded: the size is in the header.
         check_size(image.height, image.width, path)
+        if file_format == "JPEG":
+            file.seek(0)
+            check_scans(file.read(), image.height * image.width)
         # A phone's JPEG may carry a preview as a second picture: its first is the photograph.
         if file_format == "PNG" and getattr(image, "is_animated", False):
             refuse_pages(path)
