@@ -108,7 +108,7 @@ def test_size_of_jpeg_xl_is_checked_before_it_is_decoded(tmp_path: Path, shape) 
     path = save(make(np.resize(EIGHT, shape), 8, uid.JPEG2000, frame), tmp_path / "x.dcm")
     assert read(path).size == shape
     path = save(make(EIGHT, 8, uid.JPEG2000, frame), path)
-    with pytest.raises(CxrsegError, match="not of the 180 x 200 pixels"):
+    with pytest.raises(CxrsegError, match="another size than the header says"):
         read(path)
 
 
