@@ -134,9 +134,7 @@ def flat(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     # One channel after the other, for the memory of large masks.
     for channel in (picture,) if picture.ndim == 2 else np.moveaxis(picture, 2, 0):
         values = np.ascontiguousarray(channel)
-        span = cv2.dilate(values, _NEIGHBORS)
-        span -= cv2.erode(values, _NEIGHBORS)
-        found &= span <= FLAT
+        found &= cv2.morphologyEx(values, cv2.MORPH_GRADIENT, _NEIGHBORS) <= FLAT
     return found
 
 
