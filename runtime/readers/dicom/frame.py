@@ -82,6 +82,18 @@ def marked_as(data: bytes) -> str:
     return ""
 
 
+def is_stream(data: bytes, size: tuple[int, int]) -> bool:
+    """Tell whether Pixel Data without fragments is surely a compressed picture of (height, width).
+
+    A JPEG has a frame header. A JPEG XL code stream has no more than two bytes for a marker, which
+    may be a first pixel: its size must be the image's.
+    """
+    codec = marked_as(data)
+    if codec == "JPEG XL":
+        return coded_size(Frame(codec, data)) == size
+    return bool(codec) and (codec == "JPEG 2000" or _jpeg_header(data)[0] > 0)
+
+
 def is_wrapped(value: bytes) -> bool:
     """Tell whether Pixel Data is a sequence of fragments."""
     return value.startswith(_ITEM)
@@ -109,13 +121,25 @@ def unwrap(value: bytes, is_whole: bool = True) -> Frame:
         if first not in (b"", bytes(4)):
             repairs.append(WRONG_TABLE)
         fragments = fragments[1:]
-    starts = sum(bool(marked_as(fragment)) for fragment in fragments)
+    starts = _count_frames(fragments)
     if starts > 1:
         raise FrameError(f"it holds {starts} frames")
     data = fragments[0] if len(fragments) == 1 else b"".join(fragments)
     if not data:
         raise FrameError("the compressed image is empty")
     return _known(Frame(marked_as(data), data, tuple(repairs)))
+
+
+def _count_frames(fragments: list[bytes]) -> int:
+    """Return how many fragments begin a picture; of JPEG XL they must tell the first one's size."""
+    if not fragments or not (codec := marked_as(fragments[0])):
+        return 1
+    size = coded_size(Frame(codec, fragments[0]))
+    return sum(
+        marked_as(fragment) == codec
+        and (codec != "JPEG XL" or coded_size(Frame(codec, fragment)) == size)
+        for fragment in fragments
+    )
 
 
 def _fragments(value: bytes, is_whole: bool) -> tuple[list[bytes], list[str]]:

@@ -15,8 +15,8 @@ from cxrseg.runtime.readers.dicom.elements import CUT, NO_END, WRONG_LENGTH
 from cxrseg.runtime.readers.dicom.frame import (
     MOST_LOST,
     FrameError,
+    is_stream,
     is_wrapped,
-    marked_as,
     syntax_name,
     unwrap,
 )
@@ -64,8 +64,10 @@ def read_stored(file: DicomFile) -> Stored:
     layout = _Layout(rows, columns, samples, whole_number(dataset, "BitsAllocated", 0) / 8)
     data, length = file.pixels, file.stated
     repairs: tuple[str, ...] = ()
-    is_plain = file.syntax in _NATIVE and length == layout.size
-    if not is_plain and (is_wrapped(data) or marked_as(data)):
+    wrapped = is_wrapped(data)
+    # What has the length of plain pixels is no stream, whatever it begins with.
+    is_plain = length in layout.sizes and (file.syntax in _NATIVE or not wrapped)
+    if not is_plain and (wrapped or is_stream(data, (rows, columns))):
         frame = unwrap(data, NO_END not in file.repairs)
         if frame.codec:
             values = decode(frame, rows, columns, samples)
@@ -202,6 +204,8 @@ def _with_bits(
         return Stored(values, bits, codec, repairs)
     shift = _shift(dataset, used, stored, width)
     signed = numbers(dataset, "PixelRepresentation") == (1,)
+    if signed and codec:
+        signed = _is_signed(values, max(stored, (used >> shift).bit_length()), shift, codec)
     cut = _cut(values, stored, shift, signed)
     if used >> (stored + shift):
         whole = values.view(values.dtype.str.replace("u", "i")) if signed else values
@@ -209,6 +213,19 @@ def _with_bits(
         if not shift and _is_smoother(whole, bits, cut, stored):
             return Stored(whole, bits, codec, repairs)
     return Stored(cut, stored, codec, repairs)
+
+
+def _is_signed(values: NDArray[Any], stored: int, shift: int, codec: str) -> bool:
+    """Tell whether decoded unsigned values are two's complements, as the header says.
+
+    The smoother image is right. Where both are alike, a JPEG 2000 stream is believed, which tells
+    signs (ITU-T T.800, A.5.1); the others know none, and the header is.
+    """
+    plain = _cut(values, stored, shift, signed=False)
+    complement = _cut(values, stored, shift, signed=True)
+    if codec == "JPEG 2000":
+        return _is_smoother(complement, stored, plain, stored)
+    return not _is_smoother(plain, stored, complement, stored)
 
 
 def _shift(dataset: Dataset, used: int, stored: int, width: int) -> int:
