@@ -26,6 +26,11 @@ _IMAGE_ENDS = (LUNGS, OVERLAY, LUNGS_DICOM, OVERLAY_DICOM)
 
 _HEAD = 4096
 
+_VERSION = rb" [0-9][0-9A-Za-z.+!-]*"
+_OUR_SOFTWARE = re.compile(rb"Software\0" + MARK.encode() + _VERSION)
+_OUR_PROGRAM = re.compile(rb'"program": "' + MARK.encode() + _VERSION + rb'"')
+_TEXT = b"tEXt"
+
 # Manufacturer (0008,0070) with and without its VR; nobody's compressed header is unpacked for it.
 _OUR_MANUFACTURER = re.compile(rb"\x08\0\x70\0(LO\x06\0|\x06\0\0\0)" + MARK.encode())
 
@@ -57,4 +62,16 @@ def is_ours(path: Path) -> bool:
         return False
     if head[128:132] == b"DICM":
         return _OUR_MANUFACTURER.search(head) is not None
-    return f"Software\0{MARK}".encode() in head or f'"program": "{MARK} '.encode() in head
+    return _is_our_png(head) or _OUR_PROGRAM.search(head) is not None
+
+
+def _is_our_png(head: bytes) -> bool:
+    """Tell whether the whole value of a text is our mark: another program's name may begin so."""
+    at = head.find(_TEXT)
+    while at >= 0:
+        start = at + len(_TEXT)
+        length = int.from_bytes(head[max(0, at - 4) : at])
+        if _OUR_SOFTWARE.fullmatch(head, start, start + length):
+            return True
+        at = head.find(_TEXT, start)
+    return False

@@ -44,6 +44,13 @@ _OLD_JPEG, _JPEG = 6, 7
 _PREMULTIPLIED, _ALPHA = 1, 2
 _KINDS = {2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex numbers"}
 
+_NOT_READ = {
+    **dict.fromkeys((33003, 33004, 33005, 34712), "JPEG 2000"),
+    **dict.fromkeys((22610, 34934), "JPEG XR"),
+    **dict.fromkeys((50002, 52546), "JPEG XL"),
+}
+"""Compression that libtiff has no decoder for -> its name."""
+
 _MODES = {"uint8": "L", "uint16": "I;16", "int32": "I", "float32": "F"}
 """Type of gray values -> Pillow's name of it, where it has one."""
 
@@ -173,8 +180,8 @@ def decode_tiff(file: BinaryIO, path: Path) -> Picture:
         path: Its name, for messages.
 
     Raises:
-        CxrsegError: The image is too large, too small, of several pages, or of a kind of numbers
-            that cannot be shown in gray.
+        CxrsegError: The image is too large, too small, of several pages, of a compression that is
+            not read, or of a kind of numbers that cannot be shown in gray.
         Exception: On damaged files the decoders raise nearly any type.
     """
     directory = read_directory(file)
@@ -182,6 +189,9 @@ def decode_tiff(file: BinaryIO, path: Path) -> Picture:
     check_size(directory.height, directory.width, path)
     if directory.more:
         refuse_pages(path)
+    if name := _NOT_READ.get(directory.compression):
+        cause = f"is a TIFF compressed with {name}, which cannot be read"
+        raise CxrsegError(path, cause, "save it uncompressed, or with LZW or deflate")
     if directory.whole_bytes:
         size = directory.height * directory.width * directory.samples * directory.bits[0] // 8
         if size > _MAX_BYTES:

@@ -250,3 +250,15 @@ def test_two_photometric_interpretations_are_refused(tmp_path: Path) -> None:
     path.write_bytes(with_tag(tiff(BYTES), 262, struct.pack("<HHIHH", 262, 3, 2, 1, 0)))
     with pytest.raises(CxrsegError, match="262 has 2 values"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("compression", "name"),
+    [(34712, "JPEG 2000"), (33005, "JPEG 2000"), (50002, "JPEG XL"), (22610, "JPEG XR")],
+)
+def test_compression_that_is_not_read_is_named(compression: int, name: str, tmp_path: Path) -> None:
+    entry = struct.pack("<HHIHH", 259, 3, 1, compression, 0)
+    path = saved(tmp_path, with_tag(tiff(BYTES), 259, entry))
+    reason = f"a TIFF compressed with {name}, which cannot be read; save it uncompressed"
+    with pytest.raises(CxrsegError, match=reason):
+        read(path)
