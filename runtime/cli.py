@@ -98,14 +98,16 @@ _many, _watching = _option("Many images"), _option("Watching folders")
     help="Also write a table with one row per input: status (ok, flagged, error), error, flags,"
     " image size, pixel spacing and its source; area, height, width and probability of each lung;"
     " thoracic width (from outer edge to outer edge in one row), area ratio, model. Sizes are in"
-    " pixels, and in mm where the spacing is known. Ctrl-C keeps the rows that are complete.",
+    " pixels, and in mm where the spacing is known. Ctrl-C keeps the rows that are complete. - is"
+    " standard output.",
 )
 @_results(
     "--jsonl",
     metavar="FILE",
     type=_PATH,
     help="Also write JSON Lines: one line per input, as soon as it is done, with what chest.json"
-    " holds, source, status and error. All lines are complete whenever the run ends.",
+    " holds, source, status and error. All lines are complete whenever the run ends. - is standard"
+    " output.",
 )
 @_computing(
     "--model",

@@ -9,8 +9,9 @@ from pathlib import Path
 from cxrseg.runtime.batch.jobs import Job, Settings, Task, would_overwrite
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.files.own_files import is_our_image, is_our_image_name
-from cxrseg.runtime.readers.folders import OURS, Found, ImageFile, LeftOut, scan
-from cxrseg.runtime.writers.paths import FORMATS, Outputs
+from cxrseg.runtime.readers.folders import OURS, Found, ImageFile, LeftOut, is_folder, scan
+from cxrseg.runtime.readers.reading import SUFFIXES
+from cxrseg.runtime.writers.paths import FORMATS, Format, Outputs
 
 PathKey = Callable[[Path], str]
 """Gives one text per place of a file, however its folder is spelled."""
@@ -94,6 +95,33 @@ class Planner:
                 seen.add(key)
         return jobs
 
+    def require_apart(
+        self, tables: Iterable[Path], inputs: Collection[Path], jobs: Collection[Job] | None
+    ) -> None:
+        """Refuse tables that would replace a file of the run, or be replaced by one.
+
+        Args:
+            tables: Where tables are meant to go.
+            inputs: What is read, folders among them.
+            jobs: All jobs of the run; None = any images that may turn up in the folders.
+
+        Raises:
+            CxrsegError: There is such a table.
+        """
+        # Imported here, because few runs write tables.
+        from cxrseg.runtime.files.apart import place_key
+
+        for table in tables:
+            key = place_key(table)
+            cause = _use_as_input(key, inputs, jobs or ())
+            if jobs is None:
+                homes = inputs if self._folder is None else [self._folder]
+                cause = cause or _use_to_come(key, homes, self._settings.formats)
+            else:
+                cause = cause or _use_as_output(key, jobs, self._settings.formats)
+            if cause is not None:
+                raise CxrsegError(table, cause, "choose another name or folder for the table")
+
     def forget_missing(self, limit: int) -> None:
         """Forget images that are gone, once more than `limit` are remembered."""
         if len(self._owners) > limit:
@@ -123,6 +151,47 @@ class Planner:
         from cxrseg.runtime.batch.resume import earlier_owner
 
         return earlier_owner(task) == task.source.name
+
+
+def _use_as_input(key: str, inputs: Iterable[Path], jobs: Iterable[Job]) -> str | None:
+    """Tell how the place with this key is read, or would be by the next run."""
+    from cxrseg.runtime.files.apart import is_in, leads_to, place_key
+
+    named = (Path(job.subject) if isinstance(job, CxrsegError) else job.source for job in jobs)
+    for source in (*inputs, *named):
+        if leads_to(source, key):
+            return f"would replace an input, {source}"
+        if Path(key).suffix in SUFFIXES and is_folder(source) and is_in(key, place_key(source)):
+            return f"would be taken for an image of {source}"
+    return None
+
+
+def _use_as_output(key: str, jobs: Iterable[Job], formats: Collection[Format]) -> str | None:
+    """Tell what else is written to the place with this key."""
+    from cxrseg.runtime.files.apart import is_in, leads_to, place_key
+
+    homes = set[Path]()
+    for task in jobs:
+        if isinstance(task, Task):
+            homes.add(task.home)
+            for output in task.outputs(formats):
+                if leads_to(output, key):
+                    return f"is where the result {output} goes"
+    for home in homes:
+        if is_in(place_key(home), key):
+            return f"is where the folder {home} goes"
+    return None
+
+
+def _use_to_come(key: str, homes: Iterable[Path], formats: Collection[Format]) -> str | None:
+    """Tell whether the results of an image that turns up could go to the place with this key."""
+    from cxrseg.runtime.files.apart import is_in, place_key
+
+    ends = tuple(path.name[1:] for path in Outputs.of(Path("x.png"), None, formats))
+    for home in homes:
+        if key.endswith(ends) and is_in(key, place_key(home)):
+            return f"could be where a result in {home} goes"
+    return None
 
 
 def _products(sources: Collection[Path], place: PathKey) -> set[str]:

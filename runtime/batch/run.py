@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
@@ -64,6 +63,11 @@ class RunOptions:
     verbose: bool
 
     @property
+    def tables(self) -> list[Path]:
+        """Where tables go."""
+        return [path for path in (self.csv, self.jsonl) if path is not None]
+
+    @property
     def settings(self) -> Settings:
         """What to do with each image."""
         resume = self.skip_existing or self.watch
@@ -89,8 +93,12 @@ class RunOptions:
             raise click.UsageError(f"{option} looks into the JSON reports: add json to --format")
         if self.allow_unassessed and not self.strict:
             raise click.UsageError("--allow-unassessed is about --strict")
-        if self.csv and self.jsonl and os.path.realpath(self.csv) == os.path.realpath(self.jsonl):
-            raise click.UsageError("--csv and --jsonl name the same file")
+        if self.csv and self.jsonl:
+            # Imported here, because few runs write tables.
+            from cxrseg.runtime.files.apart import place_key
+
+            if place_key(self.csv) == place_key(self.jsonl):
+                raise click.UsageError("--csv and --jsonl name the same file")
 
     def _check_watch(self) -> None:
         if self.csv is not None:
@@ -123,11 +131,14 @@ def run(options: RunOptions) -> int:
     settings = options.settings
     planner = plan.Planner(options.output, settings)
     jobs = [] if options.watch else planner.jobs(plan.search(options.inputs))
+    model = options.model or default_model()
+    read = [*options.inputs, model]
+    planner.require_apart(options.tables, read, None if options.watch else jobs)
     images = workers.MAX_JOBS if options.watch else len(jobs)
     threads = options.threads or default_threads()
     count = options.jobs or workers.default_workers(images, threads)
     loading = Loading(
-        options.model or default_model(),
+        model,
         options.device,
         workers.threads_each(threads, count),
         once=images == 1,
@@ -234,7 +245,7 @@ def _report(options: RunOptions, outcomes: Outcomes, total: int = 0) -> int:
         lost.add(str(error))
 
     # A table is alone on standard output, so that a program can read it.
-    taken = any(path and is_standard_output(path) for path in (options.csv, options.jsonl))
+    taken = any(map(is_standard_output, options.tables))
     with (
         recording(options.csv, options.jsonl, options.watch, lose) as record,
         progress(total) as lines,

@@ -29,6 +29,9 @@ _AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(o
 
 _MAX_LINKS = 40
 
+STANDARD_OUTPUT = Path("-")
+"""How standard output is named where a table goes there."""
+
 
 def open_file(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a regular file, or a link to one, for reading; without waiting for anything.
@@ -74,7 +77,7 @@ def place_of(path: str | os.PathLike[str]) -> Path:
         OSError: Something else lies there, which `strerror` names; or the path cannot be followed.
     """
     path = Path(path)
-    if _descriptor_of(path) is not None:
+    if descriptor_of(path) is not None:
         raise OSError(errno.EINVAL, "it stands for an open file, not for a place")
     try:
         _require_regular(path.stat())
@@ -90,7 +93,7 @@ def open_stream(path: str | os.PathLike[str]) -> FileIO | None:
     """Open for writing what is no file but takes text: a device, a pipe, or an open file.
 
     Args:
-        path: For example ``/dev/stdout``, ``/dev/fd/3`` or a named pipe, or a link to one.
+        path: For example ``-`` (standard output), ``/dev/fd/3`` or a named pipe, or a link to one.
 
     Returns:
         The stream, unbuffered; None where a file may be written instead, at `place_of`.
@@ -99,7 +102,7 @@ def open_stream(path: str | os.PathLike[str]) -> FileIO | None:
         OSError: It cannot be opened, or nobody reads the pipe (``ENXIO``).
     """
     path = Path(path)
-    descriptor = _descriptor_of(path)
+    descriptor = descriptor_of(path)
     if descriptor is not None:
         # Not opened anew: what is written through other copies of it must not be overwritten.
         os.write(descriptor, b"")  # fails where it was opened for reading alone
@@ -125,8 +128,9 @@ def open_stream(path: str | os.PathLike[str]) -> FileIO | None:
 
 def is_standard_output(path: str | os.PathLike[str]) -> bool:
     """Tell whether what is written to a path comes out with what the program prints."""
+    path = Path(path)
     try:
-        return os.path.samestat(Path(path).stat(), os.fstat(1))
+        return path == STANDARD_OUTPUT or os.path.samestat(path.stat(), os.fstat(1))
     except OSError:
         return False
 
@@ -141,11 +145,16 @@ def _is_stream(status: os.stat_result) -> bool:
     return stat.S_ISCHR(status.st_mode) or stat.S_ISFIFO(status.st_mode)
 
 
-def _descriptor_of(path: Path) -> int | None:
+def descriptor_of(path: Path) -> int | None:
     """Return the number of the open file of this process that a path like /dev/stdout stands for.
 
     Such a path leads through a link in ``/proc/self/fd`` that only looks like one to a file.
+
+    Raises:
+        OSError: The links go round in a loop, or cannot be read.
     """
+    if path == STANDARD_OUTPUT:
+        return 1
     for _ in range(_MAX_LINKS):
         if re.fullmatch("[0-9]{1,9}", path.name):
             folder = os.path.realpath(path.parent)

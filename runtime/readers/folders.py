@@ -68,7 +68,7 @@ def scan(path: str | os.PathLike[str]) -> list[Found]:
         Images, each folder's sorted by name, and errors for what cannot be searched.
     """
     path = Path(path)
-    if _is_folder(path):
+    if is_folder(path):
         found = list(_walk(path, follow_links=True))
         if not all(isinstance(each, LeftOut) for each in found):
             return found
@@ -164,7 +164,7 @@ def _walk(root: Path, follow_links: bool) -> Iterator[Found]:
         below: list[Path] = []
         for entry in entries:
             path = folder / entry.name
-            if not _is_folder(path):
+            if not is_folder(path):
                 yield _look_at(path, folder.relative_to(root))
             elif entry.name.startswith("."):
                 yield LeftOut(path, HIDDEN)
@@ -207,7 +207,8 @@ def _scan_dicomdir(path: Path) -> list[Found]:
     ]
 
 
-def _is_folder(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
+    """Tell whether a path is a folder; it is none where that cannot be told."""
     try:
         return path.is_dir()
     # A name too long, a parent that may not be entered: reading the file will fail with the reason.

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _BUSY_S = 0.01
 
+_closed: set[int] = set()
+"""Numbers of the standard streams that were closed when the program started."""
+
 
 class _Lenient(io.RawIOBase):
     """Passes bytes on to another stream, and drops those that it cannot take.
@@ -71,10 +74,16 @@ def lost_output() -> OSError | None:
     return failure if isinstance(failure, OSError) else None
 
 
+def was_closed(descriptor: int | None) -> bool:
+    """Tell whether a standard stream was closed at the start, so that it leads nowhere."""
+    return descriptor in _closed
+
+
 def _open_if_closed(number: int) -> None:
     try:
         os.fstat(number)
     except OSError:
+        _closed.add(number)
         nowhere = os.open(os.devnull, os.O_RDWR)
         if nowhere != number:
             os.dup2(nowhere, number)

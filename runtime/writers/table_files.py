@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -14,8 +15,9 @@ from pathlib import Path
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.files.atomic import atomic_write, check_place
 from cxrseg.runtime.files.locks import take
-from cxrseg.runtime.files.opening import open_file, open_stream, place_of
+from cxrseg.runtime.files.opening import descriptor_of, open_file, open_stream, place_of
 from cxrseg.runtime.terminal.interruption import uninterrupted
+from cxrseg.runtime.terminal.streams import was_closed
 from cxrseg.runtime.writers.tables import LINE_START, Record, header, line, row
 
 Add = Callable[[Record], None]
@@ -68,7 +70,7 @@ def csv_table(path: Path) -> Iterator[Add]:
     before them was in work. A device or a pipe takes each row at once.
 
     Args:
-        path: A file, new or an earlier table; a device or a pipe, as ``/dev/stdout``.
+        path: A file, new or an earlier table; a device or a pipe; ``-`` is standard output.
 
     Raises:
         CxrsegError: The file exists and is no earlier table of cxrseg, or it cannot be written.
@@ -178,6 +180,8 @@ def _stream(path: Path, option: str) -> Iterator[Callable[[bytes], None] | None]
     """Give a function that writes to what is no file; None where a file can be written."""
     with ExitStack() as stack:
         with _file_errors(path, option):
+            if was_closed(descriptor_of(path)):
+                raise OSError(errno.EBADF, "it is closed")
             stream = open_stream(path)
         if stream is None:
             yield None

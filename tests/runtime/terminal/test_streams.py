@@ -134,3 +134,36 @@ def test_other_commands_need_no_streams(module: str) -> None:
         command = ["sh", "-c", f'"$@" {redirections}', "sh", *line]
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=120)
         assert done.returncode == code and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--csv", "--jsonl"])
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1"])
+def test_a_table_on_a_closed_standard_output_is_an_error(
+    model, xrays, tmp_path, option: str, name: str
+) -> None:
+    save_chests(xrays, 1)
+    run = [xrays, "-o", tmp_path / "out", option, name, *model]
+    done = shell(">&-", *run)
+    assert (
+        done.returncode == 1 and f"error: {name}: cannot be written (it is closed)" in done.stderr
+    )
+    assert names(tmp_path / "out") == []
+    done = shell("", *run)
+    assert done.returncode == 0 and done.stdout.lstrip("\ufeff")[:6] in ("input,", '{"prog')
+    assert len(done.stdout.splitlines()) == 1 + (option == "--csv")
+    # To write nowhere may be what is wanted.
+    assert shell(">&-", *[os.devnull if x == name else x for x in run]).returncode == 0
+
+
+def test_a_table_on_standard_output_does_not_take_the_place_of_a_result(
+    model, xrays, tmp_path
+) -> None:
+    save_chests(xrays, 1)
+    home = tmp_path / "out"
+    home.mkdir()
+    run = [xrays, "-o", home, "--csv", "-", *model]
+    done = shell(f">{home / '0000.json'}", *run)
+    assert done.returncode == 1 and "is where the result" in done.stderr
+    assert names(home) == ["0000.json"]
+    done = shell("", *run, "--jsonl", "/dev/stdout")
+    assert done.returncode == 2 and "name the same file" in done.stderr
