@@ -166,7 +166,7 @@ def recover_command(model: Path | None, output: Path, verify_images: Path | None
     from cxrseg.runtime.models import default_model
 
     source = model or default_model()
-    require_place(output, source)
+    require_place(output, source, verify_images)
     radiographs, verified_on = verification_images(verify_images)
     found = recover(
         source,

@@ -43,7 +43,8 @@ def export(
     Raises:
         CxrsegError: The checkpoint is unusable, or the verification failed; no file is written.
     """
-    output = require_place(output, checkpoint)
+    data = (options.verify_images, options.quality_data, options.calibration_images)
+    output = require_place(output, checkpoint, *data)
     radiographs, verified_on = verification_images(options.verify_images)
     good = None if options.quality_data is None else _quality_images(options.quality_data)
     loaded = load(checkpoint)

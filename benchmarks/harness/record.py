@@ -15,11 +15,13 @@ from cxrseg.benchmarks.harness.result import Result
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.version import package_version
 from cxrseg.runtime.files.atomic import check_place, write_together
-from cxrseg.runtime.files.opening import read_file
-from cxrseg.runtime.files.own_files import MARK, is_ours
+from cxrseg.runtime.files.opening import open_file, read_file
+from cxrseg.runtime.files.own_files import MARK, is_our_image_name, is_ours
 
 MAX_BYTES = 200_000_000
 """Largest file of a result that is read."""
+
+_HEAD = 4096
 
 _PACKAGES = ("onnxruntime", "numpy", "opencv-python-headless")
 _INTEGER_UNITS = ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp")
@@ -114,10 +116,20 @@ def check_output(path: Path, plots: Sequence[str] = ()) -> None:
     if not path.parent.is_dir():
         raise CxrsegError(path.parent, "no such folder", "make it, or choose another with -o")
     for file in result_files(path, plots):
-        if os.path.lexists(file) and not is_ours(file):
+        if os.path.lexists(file) and not _is_result(file):
             cause = "exists and is no earlier result of cxrseg-bench, so it is kept"
             raise CxrsegError(file, cause, "rename it, or choose another name with -o")
         check_place(file, "choose another folder with -o")
+
+
+def _is_result(path: Path) -> bool:
+    """Tell whether a file is of a benchmark, and not the mask or the report of an image."""
+    if not is_ours(path):
+        return False
+    if path.suffix != ".json":
+        return not is_our_image_name(path.name)
+    with open_file(path) as file:
+        return b'"benchmark": ' in file.read(_HEAD)
 
 
 def write_record(path: Path, facts: Mapping[str, Any], result: Result) -> list[Path]:

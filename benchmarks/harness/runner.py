@@ -11,8 +11,15 @@ from typing import Any
 import click
 
 from cxrseg.benchmarks.harness.parameters import PATH, Options, parameters, words
-from cxrseg.benchmarks.harness.record import check_output, environment, now, write_record
+from cxrseg.benchmarks.harness.record import (
+    check_output,
+    environment,
+    now,
+    result_files,
+    write_record,
+)
 from cxrseg.benchmarks.harness.result import Result
+from cxrseg.runtime.files.apart import require_apart
 from cxrseg.runtime.terminal.console import FAILED, OK, echo
 
 Measure = Callable[[Any], Result]
@@ -100,6 +107,10 @@ def run(
         click.UsageError: Pictures of X-rays are asked for and no output.
     """
     if output is not None:
+        values = [x if isinstance(x, tuple) else (x,) for x in vars(options).values()]
+        read = [path for value in values for path in value if isinstance(path, Path)]
+        for file in result_files(output, benchmark.plots):
+            require_apart(file, read, "choose another name with -o")
         check_output(output, benchmark.plots)
     elif getattr(options, "xrays", False):
         raise click.UsageError("--xrays needs -o")

@@ -12,9 +12,11 @@ import onnx
 import onnx_ir as ir
 
 from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.files.apart import require_apart
 from cxrseg.runtime.files.atomic import check_place, put_in_place
 from cxrseg.runtime.files.opening import open_file, place_of
 from cxrseg.runtime.inference.model_file import MAX_MODEL_BYTES
+from cxrseg.runtime.readers.reading import SUFFIXES
 
 ONE_FILE = MAX_MODEL_BYTES
 """Most bytes of a model in one file: what the runtime reads, below the 2 GiB of protobuf. The
@@ -66,23 +68,26 @@ def save(model: ir.Model, path: Path) -> tuple[Path, ...]:
     return path, data
 
 
-def require_place(output: Path, source: Path) -> Path:
+def require_place(output: Path, *sources: Path | None) -> Path:
     """Check, before long work, that a file can be written there.
 
     Args:
         output: The file.
-        source: What it is made from.
+        sources: What it is made from; None = nothing.
 
     Returns:
         The file, or where it leads as a link.
 
     Raises:
         CxrsegError: Its folder is missing or read-only, something lies there that is no file, or it
-            would replace its source.
+            would replace a source, or has the name of an image or a table.
     """
-    if output.resolve() == source.resolve():
-        raise CxrsegError(output, "would be replaced by its own result", "choose another -o")
-    return check_place(output, "choose another -o")
+    remedy = "choose another -o"
+    require_apart(output, filter(None, sources), remedy)
+    # The images of a folder are sources, too.
+    if output.suffix.lower() in {*SUFFIXES, ".csv"}:
+        raise CxrsegError(output, "is the name of an image or a table, not of a network", remedy)
+    return check_place(output, remedy)
 
 
 @contextmanager

@@ -33,11 +33,19 @@ def describe(done: Done) -> str:
     )
 
 
-def describe_left_out(left_out: Sequence[LeftOut]) -> str:
-    """Return the line on the terminal of what a search left out."""
+def describe_left_out(left_out: Sequence[LeftOut], named: bool) -> str:
+    """Return the line on the terminal of what a search left out.
+
+    Args:
+        left_out: What it left out.
+        named: Whether lines before it name each of them.
+    """
+    if not left_out:
+        return "no file left out"
     counts = Counter(each.reason for each in left_out)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-    return f"{len(left_out)} left out: {reasons}; -v names them" if left_out else "none left out"
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in counts.most_common())
+    files = "1 file" if len(left_out) == 1 else f"{len(left_out)} files"
+    return f"{files} left out: {reasons}{'' if named else '; -v names them'}"
 
 
 @contextmanager

@@ -222,7 +222,7 @@ def _report_left_out(left_out: Sequence[LeftOut], verbose: bool) -> None:
         for each in left_out:
             echo(f"{each.path}: left out ({each.reason})", err=True)
     if verbose or any(each.reason != OURS for each in left_out):
-        echo(describe_left_out(left_out), err=True)
+        echo(describe_left_out(left_out, named=verbose), err=True)
 
 
 def _watched(options: RunOptions, segmenter: Segmenter, count: int) -> Outcomes:

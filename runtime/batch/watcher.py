@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ UNFINISHED = (".part", ".partial", ".filepart", ".tmp", ".temp", ".crdownload", 
 _NEWS = ("created", "modified", "moved", "closed")
 
 _Signature = tuple[int, int, int]
+_Identity = tuple[int, int]
 
 
 @dataclass
@@ -95,7 +97,7 @@ class Watcher:
     opened; again only when they change, or after `try_again`. Files that are there already are
     given first. What a folder's listing leaves out (hidden files, cxrseg's own images) never is,
     nor names of `UNFINISHED` files, nor what a link outside of the folders leads to. A folder that
-    vanishes, as a network drive does, is waited for.
+    vanishes, as a network drive does, is waited for; a new one in its place is watched instead.
 
     Args:
         folders: Existing folders.
@@ -121,7 +123,8 @@ class Watcher:
         self._news: SimpleQueue[tuple[Path, Path]] = SimpleQueue()
         self._waiting: dict[Path, _Waiting] = {}
         self._given: dict[Path, _Given] = {}
-        self._observers: dict[Path, BaseObserver] = {}
+        # With the folder that each observes, which may have been moved since.
+        self._observers: dict[Path, tuple[BaseObserver, _Identity]] = {}
         self._told: set[str] = set()
 
     @property
@@ -132,11 +135,13 @@ class Watcher:
     def batches(self) -> Generator[list[ImageFile], None, None]:
         """Yield images as they become complete, without end. Close it to end the watching."""
         try:
-            listed = None
+            listed, seen = None, list[_Identity | None]()
             while True:
-                heard = len(self._observers) == len(self._roots)
+                heard = all(self._is_observed(root) for root in self._roots)
                 pause = self._list_s if heard else min(POLL_S, self._list_s)
-                if listed is None or monotonic() - listed >= pause:
+                before, seen = seen, [_identity(root) for root in self._roots]
+                # A folder that is moved takes its observer along; another may be in its place.
+                if listed is None or seen != before or monotonic() - listed >= pause:
                     self._list()
                     listed = monotonic()
                 self._hear()
@@ -146,7 +151,7 @@ class Watcher:
                 if not ready:
                     sleep(_TICK_S)
         finally:
-            for observer in self._observers.values():
+            for observer, _ in self._observers.values():
                 observer.stop()
                 # They may hang with a network drive; they do not keep the program from ending.
                 observer.join(1)
@@ -188,12 +193,12 @@ class Watcher:
 
     def _observe(self, root: Path) -> CxrsegError | None:
         """Ask the system for notice of changes, and return why there is none."""
-        observer = self._observers.get(root)
-        if observer is not None:
-            if _is_folder(root) and all(emitter.is_alive() for emitter in observer.emitters):
-                return None
-            self._observers.pop(root).stop()
-        if self._poll or not _is_folder(root):
+        if self._is_observed(root):
+            return None
+        if root in self._observers:
+            self._observers.pop(root)[0].stop()
+        identity = _identity(root)
+        if self._poll or identity is None:
             return None
         observer = Observer()
         try:
@@ -204,8 +209,16 @@ class Watcher:
             reason = getattr(error, "strerror", None) or error
             cause = f"the system gives no notice of changes ({reason})"
             return CxrsegError(root, cause, f"it is looked at every {POLL_S:.0f} s instead")
-        self._observers[root] = observer
+        self._observers[root] = observer, identity
         return None
+
+    def _is_observed(self, root: Path) -> bool:
+        """Tell whether the system gives notice of the folder that is there now."""
+        if root not in self._observers:
+            return False
+        observer, identity = self._observers[root]
+        alive = all(emitter.is_alive() for emitter in observer.emitters)
+        return alive and identity == _identity(root)
 
     def _hear(self) -> None:
         """Take over the events of the observers."""
@@ -266,7 +279,7 @@ class Watcher:
 def _images_in(folder: Path) -> list[ImageFile | CxrsegError]:
     """List a folder; a defect met in one must not keep the others from being watched."""
     try:
-        if _is_folder(folder):
+        if _identity(folder) is not None:
             return list_images(folder)
         return [CxrsegError(folder, "the folder is gone", "it is waited for")]
     except Exception as error:
@@ -274,12 +287,14 @@ def _images_in(folder: Path) -> list[ImageFile | CxrsegError]:
         return [CxrsegError(folder, cause, "check the permissions")]
 
 
-def _is_folder(path: Path) -> bool:
+def _identity(folder: Path) -> _Identity | None:
+    """Return what tells a folder from another of its name; None where there is none."""
     try:
-        return path.is_dir()
+        status = folder.stat()
     # A folder above it may not be entered: as good as gone.
     except OSError:
-        return False
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
 
 
 def _is_hidden(path: Path) -> bool:

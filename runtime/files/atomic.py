@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.files.locks import alone_in
-from cxrseg.runtime.files.opening import place_of
+from cxrseg.runtime.files.opening import kind_of, place_of
 
 _REMEDY = "choose a folder that you may write to, with -o"
 
@@ -242,7 +242,7 @@ def prepare_folder(folder: Path, durable: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         _sync(each.parent for each in new)
     except FileExistsError as error:
-        raise CxrsegError(folder, "is a file, not a folder", remedy) from error
+        raise CxrsegError(folder, f"is {kind_of(folder)}, not a folder", remedy) from error
     except OSError as error:
         cause = f"the output folder cannot be created ({error.strerror})"
         raise CxrsegError(folder, cause, remedy) from error

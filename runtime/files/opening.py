@@ -126,6 +126,18 @@ def open_stream(path: str | os.PathLike[str]) -> FileIO | None:
     return stream
 
 
+def kind_of(path: Path) -> str:
+    """Return what lies at a path, with its article: ``a file``, ``a folder``, ``a pipe``.
+
+    Raises:
+        OSError: It may not be looked at, or nothing lies there.
+    """
+    if path.is_symlink() and not path.exists():
+        return "a link to nothing"
+    mode = path.stat().st_mode
+    return "a file" if stat.S_ISREG(mode) else _kind(mode)
+
+
 def is_standard_output(path: str | os.PathLike[str]) -> bool:
     """Tell whether what is written to a path comes out with what the program prints."""
     path = Path(path)
@@ -137,8 +149,11 @@ def is_standard_output(path: str | os.PathLike[str]) -> bool:
 
 def _require_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
-        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file")
+        raise OSError(errno.EINVAL, f"it is {_kind(status.st_mode)}, not a regular file")
+
+
+def _kind(mode: int) -> str:
+    return _KINDS.get(stat.S_IFMT(mode), "something else")
 
 
 def _is_stream(status: os.stat_result) -> bool:

@@ -44,7 +44,7 @@ class LeftOut:
 
     Attributes:
         path: The file or folder.
-        reason: Why, in a few words that may follow a number: ``hidden``, ``no image``.
+        reason: Why, in a few words: ``hidden``, ``no image``.
     """
 
     path: Path

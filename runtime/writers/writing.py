@@ -132,7 +132,7 @@ def _dicom(
         origin = read_origin(source)
         if deidentify:
             if "sc" in formats and origin.pixels.get("BurnedInAnnotation") == "YES":
-                cause = "says that words are burned into its picture: --deidentify leaves them"
+                cause = "does not say NO to burned-in words, which --deidentify leaves"
                 raise CxrsegError(source, cause, "leave sc out of --format")
             origin = deidentified(origin)
         if "seg" in formats:

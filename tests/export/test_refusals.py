@@ -107,8 +107,21 @@ class TestRefusals:
         before = path.read_bytes()
         done = call_here("export", path, "-o", path)
         assert done.code == 1
-        assert "would be replaced by its own result" in done.err
+        assert "would replace an input" in done.err
         assert path.read_bytes() == before
+
+    @pytest.mark.parametrize("option", ["--quality-data", "--verify-images"])
+    def test_no_data_are_replaced(self, call_here: Call, tmp_path: Path, option: str) -> None:
+        data = tmp_path / "data.txt"
+        data.write_text("image,split")
+        (tmp_path / "link").symlink_to(data)
+        for output, cause in (
+            (tmp_path / "link", "would replace an input"),
+            (tmp_path / "a.PNG", "is the name of an image or a table"),
+        ):
+            done = call_here("export", tmp_path / "m.ckpt", option, data, "-o", output)
+            assert done.code == 1 and cause in done.err and len(done.errors) == 1
+        assert data.read_text() == "image,split"
 
     def test_wrong_usage(self, call_here: Call, tmp_path: Path) -> None:
         assert call_here("export", tmp_path / "m.ckpt", "--profile", "tpu").code == 2

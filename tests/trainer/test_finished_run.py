@@ -69,6 +69,18 @@ class TestFinishedRun:
         refused(done, 1, "holds a run already", "--resume")
         assert (base_run / "run.json").read_bytes() == before
 
+    def test_no_network_to_start_from_is_replaced(
+        self, call_here: Call, phantom_data: Path, base_run: Path, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "stage1.ckpt"
+        shutil.copyfile(base_run / "model.ckpt", path)
+        run = ("train", phantom_data, "-o", tmp_path, "--stage", "1", "--method", "full")
+        for option in ("--checkpoint", "--soup", "--teacher"):
+            more = () if option == "--checkpoint" else ("--checkpoint", base_run / "model.ckpt")
+            refused(call_here(*run, *more, option, path), 1, "would replace an input", "-o")
+        assert path.read_bytes() == (base_run / "model.ckpt").read_bytes()
+        assert list(tmp_path.iterdir()) == [path]
+
     @pytest.mark.parametrize(
         ("options", "key"),
         [

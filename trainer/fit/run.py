@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.files.apart import require_apart
 from cxrseg.runtime.files.atomic import atomic_write
 from cxrseg.runtime.files.digest import sha256_of
 from cxrseg.runtime.files.locks import wait_for
@@ -170,6 +171,10 @@ def check_folder(run: Run, resume: bool) -> None:
                 f"({recorded.get(changed[0])!r}, now {now.get(changed[0])!r})",
                 "resume with the same options, or choose another -o",
             )
+    read = [path for path in (*run.data, run.checkpoint, *run.soup, *run.teachers) if path]
+    numbers = "12" if run.stages == "all" else run.stages
+    for name in (SETTINGS, MODEL, *(f"stage{number}.ckpt" for number in numbers)):
+        require_apart(run.output / name, read, "choose another -o")
     if path.is_file():
         with only_run(run):
             pass

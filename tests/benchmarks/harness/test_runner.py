@@ -156,3 +156,24 @@ def test_help_is_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
     text = command.get_help(click.Context(command))
     assert "Roll a die." in text and "And average it." in text
     assert "FILE.json" in text and "Largest mean allowed." in text
+
+
+@pytest.mark.parametrize("name", ["a.json", "A.json", "../in/a.json"])
+@pytest.mark.parametrize("read", ["a.json", "a-images.json", "a-line.png"])
+def test_no_input_is_replaced(tmp_path: Path, name: str, read: str) -> None:
+    """Not even an earlier result."""
+    ran.clear()
+    path = tmp_path / "in" / read
+    path.parent.mkdir()
+    path.write_text('{"program": "cxrseg 9", "benchmark": "other"}')
+    output = tmp_path / "in" / name
+    with pytest.raises(CxrsegError, match="would replace an input"):
+        run(dice_roll, Options(source=path), output)
+    assert not ran and "other" in path.read_text()
+
+
+def test_the_report_of_an_image_is_no_earlier_result(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{\n "program": "cxrseg 9",\n "size": {}\n}\n')
+    with pytest.raises(CxrsegError, match="no earlier result"):
+        run(dice_roll, Options(source=tmp_path), path)

@@ -15,7 +15,7 @@ import pytest
 
 from cxrseg.runtime.core import errors
 
-pytest.importorskip("cxrseg.runtime.batch.watch", reason="needs the extra watch")
+watcher = pytest.importorskip("cxrseg.runtime.batch.watcher", reason="needs the extra watch")
 
 PATIENCE_S = 20.0
 MAIN = "from cxrseg.runtime.cli import program; program()"
@@ -124,6 +124,33 @@ def test_lines_lost_by_an_interruption_are_added(run_cxrseg, model, save_chest, 
     assert done.returncode == 0, done.stderr
     (only,) = [json.loads(text) for text in told.read_text().splitlines()]
     assert (only["input"], only["status"]) == ("a.png", "ok")
+
+
+@pytest.mark.parametrize("moved", ["in at once", "in for a while", "around for a while"])
+@pytest.mark.parametrize("poll", [False, True])
+def test_a_new_folder_in_the_place_of_a_watched_one_is_watched(
+    save_chest, tmp_path, monkeypatch, poll: bool, moved: str
+) -> None:
+    seconds = 3 if "while" in moved else 0
+    clock, replaced = [0.0], [0.0]
+    folder = tmp_path / "around" / "in"
+
+    def nap(length: float) -> None:
+        clock[0] += length
+        if replaced[0] and clock[0] >= replaced[0] and not folder.exists():
+            save_chest(folder / "new.png")
+
+    monkeypatch.setattr(watcher, "sleep", nap)
+    monkeypatch.setattr(watcher, "monotonic", lambda: clock[0])
+    old = save_chest(folder / "old.png")
+    batches = watcher.Watcher([folder], poll).batches()
+    assert [found.path for found in next(batches)] == [old]
+    (folder if moved.startswith("in") else folder.parent).rename(tmp_path / "gone")
+    replaced[0] = clock[0] + seconds
+    nap(0)
+    assert [found.path for found in next(batches)] == [folder / "new.png"]
+    assert clock[0] <= replaced[0] + watcher.SETTLE_S + 1
+    batches.close()
 
 
 @pytest.mark.parametrize(

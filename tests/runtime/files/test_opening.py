@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.files.atomic import prepare_output
 from cxrseg.runtime.files.opening import open_file, open_stream, place_of, read_file
 
 if os.name != "posix":
@@ -133,3 +135,16 @@ def test_standard_output_that_is_a_file_keeps_what_it_has(tmp_path: Path) -> Non
     with (tmp_path / "x").open("wb") as out:
         subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
     assert (tmp_path / "x").read_text() == "line\ntable\nlast\n"
+
+
+def test_what_is_no_output_folder_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    for kind, make in {
+        "a file": path.touch,
+        "a pipe": lambda: os.mkfifo(path),
+        "a link to nothing": lambda: path.symlink_to("nothing"),
+    }.items():
+        make()
+        with pytest.raises(CxrsegError, match=f"x: is {kind}, not a folder"):
+            prepare_output(path)
+        path.unlink()

@@ -160,17 +160,17 @@ def test_the_command_tells_how_many_were_left_out(
     (xrays / "list.csv").write_text("none")
     first = run_tiny(xrays)
     assert first.code == 0 and len(first.out.splitlines()) == 3
-    assert first.errors == ["2 left out: 2 no image; -v names them"]
+    assert first.errors == ["2 files left out: no image (2); -v names them"]
     # Beside the images there are three results of each now.
     again = run_tiny(xrays, "-v")
     assert again.code == 0 and len(again.out.splitlines()) == 3
-    assert again.errors[-1] == "11 left out: 9 written by cxrseg, 2 no image; -v names them"
+    assert again.errors[-1] == "11 files left out: written by cxrseg (9), no image (2)"
     assert f"{xrays / 'a_lungs.png'}: left out (written by cxrseg)" in again.errors
     named = run_tiny(*sorted(xrays.glob("*.png")), "-o", tmp_path / "out")
     assert len(named.out.splitlines()) == 3 and not named.err
     named = run_tiny("-v", *sorted(xrays.glob("*.png")), "-o", tmp_path / "out")
-    assert named.errors[-1] == "6 left out: 6 written by cxrseg; -v names them"
-    assert run_tiny("-v", xrays / "a.png").errors == ["none left out"]
+    assert named.errors[-1] == "6 files left out: written by cxrseg (6)"
+    assert run_tiny("-v", xrays / "a.png").errors == ["no file left out"]
 
 
 @posix
@@ -179,4 +179,4 @@ def test_the_command_names_an_image_with_two_names_once(run_tiny, save_chest, xr
     (xrays / "b.png").symlink_to(xrays / "a.png")
     result = run_tiny(xrays, xrays / "a.png")
     assert result.code == 0 and len(result.out.splitlines()) == 1
-    assert result.errors == ["1 left out: 1 another name of an image; -v names them"]
+    assert result.errors == ["1 file left out: another name of an image (1); -v names them"]
