@@ -31,6 +31,12 @@ class CxrsegError(Exception):
         return CxrsegError, (self.subject, self.cause, self.remedy)
 
 
+def unreadable(path: str | os.PathLike[str], error: Exception) -> CxrsegError:
+    """Return the error of a file that cannot be opened or read, for what the system says of it."""
+    cause = getattr(error, "strerror", None) or str(error)
+    return CxrsegError(path, f"cannot be read ({cause})", "check the name and the permissions")
+
+
 def require_extra(command: str, extra: str, modules: Sequence[str]) -> None:
     """Check that the packages of an extra are installed, without importing them.
 

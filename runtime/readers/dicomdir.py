@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.errors import CxrsegError, unreadable
 
 DICOMDIR = "DICOMDIR"
 """Its name."""
@@ -52,8 +52,7 @@ def list_dicomdir(path: Path) -> list[Path | CxrsegError]:
         names = _Names()
         images = [_referenced(path, parts, names) for parts in _file_ids(path)]
     except OSError as error:
-        cause = f"cannot be read ({error.strerror or error})"
-        raise CxrsegError(path, cause, "check the name and the permissions") from error
+        raise unreadable(path, error) from error
     except (InflatedError, TooManyError) as error:
         cause = f"the DICOMDIR is damaged or too large ({error})"
         raise CxrsegError(path, cause, "give the folder instead") from error

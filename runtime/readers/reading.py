@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.errors import CxrsegError, unreadable
 from cxrseg.runtime.files.opening import open_file
 
 if TYPE_CHECKING:
@@ -132,7 +132,6 @@ def is_image_file(path: Path) -> bool:
 
 
 def _head_of(path: Path) -> bytes:
-    remedy = "check the name and the permissions"
     try:
         with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -145,8 +144,7 @@ def _head_of(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise CxrsegError(path, "no such file", "check the name") from error
     except (OSError, ValueError) as error:
-        cause = getattr(error, "strerror", None) or str(error)
-        raise CxrsegError(path, f"cannot be read ({cause})", remedy) from error
+        raise unreadable(path, error) from error
 
 
 def read(path: str | os.PathLike[str]) -> Radiograph:
@@ -214,5 +212,4 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
     try:
         return sha256_of(path)
     except OSError as error:
-        cause = f"cannot be read ({error.strerror or error})"
-        raise CxrsegError(path, cause, "check the name and the permissions") from error
+        raise unreadable(path, error) from error

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import uid
 
-from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.errors import CxrsegError, unreadable
 from cxrseg.runtime.core.flags import Flag
 from cxrseg.runtime.core.orientation import Orientation
 from cxrseg.runtime.core.radiograph import Radiograph, check_size
@@ -91,8 +91,7 @@ def read_dicom(path: Path) -> Radiograph:
         except (HeaderError, TooManyError) as error:
             raise CxrsegError(path, f"the DICOM file is damaged ({error})", _AGAIN) from error
         except OSError as error:
-            cause = f"cannot be read ({error.strerror or error})"
-            raise CxrsegError(path, cause, "check the name and the permissions") from error
+            raise unreadable(path, error) from error
         except MemoryError as error:
             cause = "not enough memory to read the image"
             raise CxrsegError(path, cause, "close other programs") from error
@@ -165,6 +164,9 @@ def _refuse_others(file: DicomFile, path: Path) -> None:
     if modality in NOT_PROJECTION:
         cause = f"is {NOT_PROJECTION[modality]} ({modality}), not a projection X-ray"
         raise CxrsegError(path, cause, "give a frontal chest X-ray")
+    if not file.pixels and file.other_pixels:
+        cause = f"the DICOM image is of floating-point numbers ({file.other_pixels}), not integers"
+        raise CxrsegError(path, cause, "export the X-ray with 16-bit values, or as PNG")
     if not file.pixels:
         cause = "the DICOM file holds no image"
         raise CxrsegError(path, cause, "give the file of the X-ray itself")

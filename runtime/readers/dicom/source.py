@@ -40,6 +40,7 @@ MAX_INFLATED_TEXT = 1 << 26
 
 _META = {"MediaStorageSOPClassUID": 0x00020002, "TransferSyntaxUID": 0x00020010}
 _SIZE = {0x00280010, 0x00280011}
+_OTHER_PIXELS = {0x7FE00008: "Float Pixel Data", 0x7FE00009: "Double Float Pixel Data"}
 _ZLIB = b"\x78"
 _LEAST = 8
 _PIECE = 1 << 20
@@ -60,6 +61,7 @@ class DicomFile:
         encoding: How the elements are written.
         pixels: The value of Pixel Data, encapsulated or not; empty where there is none.
         stated: How long Pixel Data is said to be, in bytes; None if its length is undefined.
+        other_pixels: Name of the floating-point Pixel Data (PS3.3 C.7.6.24), empty without them.
         repairs: What is wrong and was passed, in words that continue "the file is damaged:".
     """
 
@@ -69,6 +71,7 @@ class DicomFile:
     encoding: Encoding
     pixels: bytes = b""
     stated: int | None = 0
+    other_pixels: str = ""
     repairs: tuple[str, ...] = ()
 
 
@@ -91,13 +94,15 @@ def read_file(path: Path, keywords: Sequence[str], *, pixels: bool = False) -> D
         elements = Elements(source.file, source.size, source.encoding, searched)
         needed = wanted & _SIZE
         found: dict[int, Element] = {}
-        image = None
+        image, other_pixels = None, ""
         for element in elements.walk(source.start, PIXEL_DATA if pixels else max(wanted)):
             if element.tag == PIXEL_DATA:
                 image = element
                 # In some files Pixel Data stand before what they need.
                 if not elements.repairs and needed <= found.keys():
                     break
+            elif element.tag in _OTHER_PIXELS:
+                other_pixels = _OTHER_PIXELS[element.tag]
             elif element.tag in wanted and element.end - element.start <= MAX_VALUE:
                 # Of a tag that comes twice, the later one may be of an item of a damaged sequence.
                 found.setdefault(element.tag, element)
@@ -115,6 +120,7 @@ def read_file(path: Path, keywords: Sequence[str], *, pixels: bool = False) -> D
             source.encoding,
             value,
             stated,
+            other_pixels,
             tuple(elements.repairs),
         )
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from cxrseg.runtime.core.errors import CxrsegError
+from cxrseg.runtime.core.errors import CxrsegError, unreadable
 from cxrseg.runtime.core.radiograph import MAX_PIXELS, Radiograph, to_unit
 from cxrseg.runtime.core.strips import strips
 from cxrseg.runtime.files.opening import open_file
@@ -114,9 +114,7 @@ def _read(path: Path) -> Picture:
     try:
         file = open_file(path)
     except (OSError, ValueError) as error:
-        cause = getattr(error, "strerror", None) or str(error)
-        remedy = "check the name and the permissions"
-        raise CxrsegError(path, f"cannot be read ({cause})", remedy) from error
+        raise unreadable(path, error) from error
     with file:
         name = _format_of(file)
         if name == "TIFF":

@@ -51,11 +51,20 @@ def frames() -> Dataset:
     return make(np.stack([levels(12)[0:100]] * 2).reshape(200, 180), Rows=100, NumberOfFrames=2)
 
 
+def floats(tag: int, dtype: str) -> Dataset:
+    dataset = make(PixelData=None)
+    dataset.add_new(tag, "OF" if dtype == "<f4" else "OD", levels(12).astype(dtype).tobytes())
+    dataset.BitsAllocated = 8 * np.dtype(dtype).itemsize
+    return dataset
+
+
 REFUSED: dict[str, tuple[Callable[[], Dataset], str]] = {
     "frames": (frames, "holds 2 frames"),
     "color": (colored, "in color"),
     "no pixels": (lambda: make(PixelData=None, Modality="SR"), "holds no image"),
     "empty pixels": (lambda: make(PixelData=b""), "holds no image"),
+    "floats": (lambda: floats(0x7FE00008, "<f4"), r"floating-point numbers \(Float Pixel Data\)"),
+    "doubles": (lambda: floats(0x7FE00009, "<f8"), r"numbers \(Double Float Pixel Data\)"),
     "CT": (lambda: make(Modality="CT"), r"is a CT image \(CT\)"),
     "MR": (lambda: make(Modality="MR"), "is an MR image"),
     "mammogram": (lambda: make(Modality="MG"), "is a mammogram"),
