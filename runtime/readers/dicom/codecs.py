@@ -63,7 +63,8 @@ def decode(frame: Frame, rows: int, columns: int, samples: int) -> NDArray[Any]:
         "JPEG": lambda frame, _: imagecodecs.jpeg8_decode(frame.data),
         "JPEG-LS": _decode_jpeg_ls,
         "JPEG 2000": lambda frame, _: imagecodecs.jpeg2k_decode(frame.data),
-        "JPEG XL": lambda frame, _: imagecodecs.jpegxl_decode(frame.data),
+        # The first picture alone: of an animation a small file may hold thousands.
+        "JPEG XL": lambda frame, _: imagecodecs.jpegxl_decode(frame.data, index=0),
     }
     try:
         image = decoders[frame.codec](frame, size)

@@ -91,3 +91,10 @@ def test_jpeg_2000_with_precincts_is_read(in_tile: bool) -> None:
     stream = bombs.precincts(7, side=64, in_tile=in_tile)
     check_parts(stream)
     assert codecs.decode(Frame("JPEG 2000", stream), 64, 64, 1).shape == (64, 64)
+
+
+def test_animation_in_jpeg_xl_is_not_decoded_as_a_whole() -> None:
+    pictures = np.zeros((50, 64, 64), np.uint8)
+    pictures[0, 8:] = 9
+    stream = imagecodecs.jpegxl_encode(pictures, lossless=True, photometric="minisblack")
+    np.testing.assert_array_equal(codecs.decode(Frame("JPEG XL", stream), 64, 64, 1), pictures[0])
