@@ -7,17 +7,32 @@ from math import prod
 
 from cxrseg.runtime.inference.onnx_graph import MAX_RANK, Graph, Node, Shape
 from cxrseg.runtime.inference.shapes import RULES, Step, work
+from cxrseg.runtime.inference.signatures import check_attributes, element_type
 
-VALUES_PER_PIXEL = 2048
+VALUES_PER_PIXEL = 1200
 """Most numbers that are in memory at once, for each pixel of the network's input; vit_h at 1024
 pixels a side needs 800."""
 
-VALUES_PER_BYTE = 8
-"""Most numbers, besides, that ONNX Runtime makes of each byte of the stored constants. It computes
-what depends on no image when it loads the file, and keeps it."""
+FOLDED_PER_PIXEL = 64
+"""Most numbers, besides, that ONNX Runtime computes when it loads the file, since they depend on no
+image, and keeps; for each pixel of the input."""
 
-STEPS_PER_PIXEL = 4_000_000
-"""Most multiplications for each pixel of the input; vit_h takes 2.6 million."""
+FOLDED_PER_BYTE = 8
+"""More of them, for each byte of the stored constants: INT8 weights become floats, some twice."""
+
+STEPS_PER_PIXEL = 500_000
+"""Most multiplications, or other steps that take as long, for each pixel of the input; those of
+attention, and of layers that use a weight at many places. The small networks take
+less than a sixth of it."""
+
+PIXELS_PER_USE = 160
+"""More steps, for each byte of the weights: a transformer uses each once per 256 pixels."""
+
+STEPS_PER_BYTE = 256
+"""More steps, for each byte of the weights at any size of image: making floats of them."""
+
+MAX_STEPS_PER_PIXEL = 4_000_000
+"""Most steps for each pixel, however large the weights; vit_h takes 2.6 million."""
 
 
 def check_bounds(graph: Graph, size: int, channels: int) -> None:
@@ -34,6 +49,10 @@ def check_bounds(graph: Graph, size: int, channels: int) -> None:
     (image,), (output,) = graph.inputs, graph.outputs
     fixed = {"", *graph.constants} - {image.name}
     stored = sum(len(constant.content) for constant in graph.constants.values())
+    pixels = size**2
+    most_folded = FOLDED_PER_PIXEL * pixels + FOLDED_PER_BYTE * stored
+    per_pixel = min(STEPS_PER_PIXEL + stored // PIXELS_PER_USE, MAX_STEPS_PER_PIXEL)
+    most_steps = per_pixel * pixels + STEPS_PER_BYTE * stored
     elements: dict[str, int] = {}
     folded = steps = live = 0
     leaves = _last_uses(graph.nodes, output.name)
@@ -47,9 +66,9 @@ def check_bounds(graph: Graph, size: int, channels: int) -> None:
             folded += elements[name]
         else:
             live += elements[name]
-        if folded > VALUES_PER_PIXEL * size**2 + VALUES_PER_BYTE * stored:
+        if folded > most_folded:
             raise ValueError("constants that grow to more than a model needs")
-        if live > VALUES_PER_PIXEL * size**2 or steps > STEPS_PER_PIXEL * size**2:
+        if live > VALUES_PER_PIXEL * pixels or steps > most_steps:
             raise ValueError("more to compute than a model needs")
         live -= sum(elements.get(x, 0) for x in leaves.get(number, ()) if x not in fixed)
         if name == output.name:
@@ -70,12 +89,16 @@ def follow(graph: Graph, shape: Shape) -> Iterator[tuple[Step, Shape]]:
         ValueError: A node is none that a model needs, or does not fit its inputs.
     """
     shapes = {name: constant.shape for name, constant in graph.constants.items()}
-    shapes[graph.inputs[0].name] = shape
+    kinds = {name: constant.kind for name, constant in graph.constants.items()}
+    shapes[graph.inputs[0].name], kinds[graph.inputs[0].name] = shape, graph.inputs[0].kind
     for node in graph.nodes:
         step = _step(node, graph, shapes)
         if node.output in shapes:
             raise ValueError(f"two values of the name {node.output!r}")
         result = shapes[node.output] = _result(step)
+        kinds[node.output] = element_type(
+            node, [kinds[name] if name else None for name in node.inputs]
+        )
         yield step, result
 
 
@@ -107,11 +130,12 @@ def _result(step: Step) -> Shape:
     operator = step.node.operator
     if operator not in RULES:
         raise ValueError(f"the operator {operator!r}, which no model needs")
+    check_attributes(step.node)
     try:
         result = RULES[operator](step)
     # Attributes that do not fit the shapes: too few of them, too many, too large.
     except (IndexError, OverflowError, TypeError) as error:
         raise ValueError(f"{operator!r} whose attributes do not fit its input") from error
-    if len(result) > MAX_RANK or min(result, default=1) < 0:
+    if len(result) > MAX_RANK or min(result, default=1) < 1:
         raise ValueError(f"{operator!r} that gives {list(result)}")
     return result

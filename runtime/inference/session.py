@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -176,5 +177,8 @@ def _loads_on_cpu(path: Path, data: bytes, threads: int) -> bool:
 
 
 def _detail(failure: Exception) -> str:
-    text = str(failure).strip()
-    return text.splitlines()[0][:200] if text else "no detail"
+    """Return what ONNX Runtime says of a failure: one line, without places in its source."""
+    text = " ".join(str(failure).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.split(r"\S*/\S+\.(?:cc|cpp|cu|h|hpp|cuh)\b", text)[0]
+    return text.strip(" :")[:200] or "no detail"

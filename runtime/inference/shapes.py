@@ -54,8 +54,10 @@ class Step:
 
     def number(self, name: str, default: int) -> int:
         """Return an attribute of one integer."""
-        (number,) = self.attribute(name, (default,))
-        return number
+        values = self.attribute(name, (default,))
+        if len(values) != 1:
+            raise ValueError(f"{self.node.operator!r} with {name!r} that is not one number")
+        return values[0]
 
 
 _MOST_VALUES = 64
@@ -119,10 +121,6 @@ def _window(step: Step, kernel: Shape) -> tuple[Shape, Shape, Shape, Shape]:
         raise ValueError(f"{step.node.operator!r} whose attributes do not fit its input")
     if min(*strides, *dilations, *kernel) < 1 or min(pads) < 0:
         raise ValueError(f"{step.node.operator!r} with an impossible window")
-    if step.node.texts.get("auto_pad", "NOTSET") not in ("", "NOTSET") or any(
-        step.attribute(name, (0,)) != (0,) for name in ("ceil_mode", "output_shape")
-    ):
-        raise ValueError(f"{step.node.operator!r} with a size that is not plain")
     return strides, dilations, pads[:rank], pads[rank:]
 
 
@@ -141,16 +139,16 @@ def _slid(step: Step, kernel: Shape) -> Shape:
 
 
 def _conv(step: Step) -> Shape:
-    image, weight = step.shape(0), step.shape(1)
-    if len(weight) < 3 or image[1:2] != (weight[1] * step.number("group", 1),):
+    image, weight, groups = step.shape(0), step.shape(1), step.number("group", 1)
+    if len(weight) < 3 or image[1:2] != (weight[1] * groups,) or weight[0] % max(groups, 1):
         raise ValueError(f"a convolution of {image} with {weight}")
     return (image[0], weight[0], *_slid(step, weight[2:]))
 
 
 def _conv_transpose(step: Step) -> Shape:
     image, weight = step.shape(0), step.shape(1)
-    kernel = weight[2:]
-    if len(weight) < 3 or len(image) != len(weight) or image[1] != weight[0]:
+    kernel, groups = weight[2:], max(step.number("group", 1), 1)
+    if len(weight) < 3 or len(image) != len(weight) or image[1] != weight[0] or weight[0] % groups:
         raise ValueError(f"a transposed convolution of {image} with {weight}")
     strides, dilations, before, after = _window(step, kernel)
     more = step.attribute("output_padding", (0,) * len(kernel))
@@ -250,8 +248,8 @@ def _pad(step: Step) -> Shape:
 
 def _reduce(step: Step) -> Shape:
     shape = step.shape(0)
-    given = step.values(1) if step.has(1) else step.attribute("axes", tuple(range(len(shape))))
-    axes = _axes(step, given, len(shape))
+    given = step.values(1) if step.has(1) else ()
+    axes = _axes(step, given or range(len(shape)), len(shape))
     kept = step.number("keepdims", 1)
     return tuple(
         1 if axis in axes else size for axis, size in enumerate(shape) if kept or axis not in axes
@@ -268,7 +266,7 @@ def _resize(step: Step) -> Shape:
             raise ValueError("'Resize' with a size that is not stored")
         factors = np.frombuffer(scales.content, "<f4").astype(float).tolist()
         sizes = tuple(int(n * factor) for n, factor in zip(shape, factors, strict=True))
-    if len(sizes) != len(shape) or "axes" in step.node.integers:
+    if len(sizes) != len(shape):
         raise ValueError("'Resize' along some of the axes")
     return sizes
 
@@ -303,18 +301,30 @@ RULES: dict[str, Rule] = {
 """Operator -> the shape that it gives. A network with another operator needs its rule here."""
 
 
+STEP, FUNCTION, POWER = 16, 32, 128
+"""How many multiplications of a product take as long as moving a number, a function like erf, and a
+power, about: products keep their numbers in registers."""
+
+_FUNCTIONS = (
+    *("Erf", "Gelu", "HardSigmoid", "HardSwish", "LayerNormalization", "Sigmoid", "Softmax"),
+    *("Cast", "Div", "Sqrt", "Tanh"),
+)
+_COSTS = {**dict.fromkeys(_FUNCTIONS, FUNCTION), "Pow": POWER}
+
+
 def work(step: Step, result: Shape) -> int:
-    """Return how many multiplications, or other elementary steps, a node takes, about."""
-    operator, each = step.node.operator, 1
+    """Return how many multiplications a node takes, or how many would take as long, about."""
+    operator, elements = step.node.operator, prod(result)
+    products = 0
     if operator == "MatMul":
-        each = step.shape(0)[-1]
+        products = elements * step.shape(0)[-1]
     elif operator == "Gemm":
-        each = max(step.shape(0))
+        products = elements * step.shape(0)[0 if step.number("transA", 0) else 1]
     elif operator == "Conv":
-        each = prod(step.shape(1)[1:])
+        products = elements * prod(step.shape(1)[1:])
     elif operator == "ConvTranspose":
-        return prod(step.shape(0)[:1] + step.shape(0)[2:]) * prod(step.shape(1))
+        products = prod(step.shape(0)[:1] + step.shape(0)[2:]) * prod(step.shape(1))
     elif operator in ("AveragePool", "MaxPool"):
-        each = prod(step.attribute("kernel_shape", ()))
-    elements = max(prod(shape) for shape in (result, *step.shapes) if shape is not None)
-    return elements if each == 1 else prod(result) * each
+        products = elements * prod(step.attribute("kernel_shape", ())) * STEP
+    most = max(elements, *(prod(shape) for shape in step.shapes if shape is not None))
+    return max(products, most * _COSTS.get(operator, STEP))

@@ -222,7 +222,24 @@ NOT_WRITTEN: dict[str, tuple[Change, str]] = {
     "an attribute twice": (attribute_twice, "'kernel_shape' twice"),
     "an attribute of another type": (attribute_of_another_type, "'AveragePool'"),
     "a value before it is there": (out_of_order, "which nothing gives"),
-    "a shape from the image": (shape_from_the_image, "a shape that is not stored"),
+    "a shape from the image": (shape_from_the_image, "'Cast' of types"),
+    "a quotient of integers": (grown(node("Div", "c c", "n"), c=[-(2**63)]), "'Div' of types"),
+    "a cast to text": (grown(node("Cast", "image", "n", to=8)), "'Cast' of types"),
+    "a size by a policy": (
+        grown(
+            node("Resize", "image gain gain s", "n", keep_aspect_ratio_policy="not_smaller"),
+            s=[1, 1, 4, 64],
+        ),
+        "'keep_aspect_ratio_policy' is 'not_smaller'",
+    ),
+    "slow functions": (
+        grown(
+            node("Expand", "image form", "v0"),
+            *(node("Erf", f"v{n}", f"v{n + 1}") for n in range(3000)),
+            form=[400, 1, 64, 64],
+        ),
+        "more to compute",
+    ),
     "an expanded constant": (
         grown(node("Expand", "gain form", "n"), form=[1 << 32]),
         "constants that grow",

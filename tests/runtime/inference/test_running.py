@@ -78,3 +78,21 @@ def test_no_numbers_are_refused(model_file, value: float) -> None:
     logits[0, 1, 3, 4] = value
     with pytest.raises(CxrsegError, match="values that are not numbers"):
         run_model(answering(model_file, logits), BATCH, "x.png")
+
+
+@pytest.mark.parametrize(
+    ("provider", "remedy"),
+    [("CPUExecutionProvider", "; use another"), ("CUDAExecutionProvider", "; try --device cpu")],
+)
+def test_failure_is_told_without_places_in_the_source(
+    model_file, provider: str, remedy: str
+) -> None:
+    class Failing(Session):
+        def run(self, names: list[str], feeds: dict[str, Any]) -> list[Any]:
+            raise RuntimeError(f"Error while running Conv node. /core/x.cc:9 f(int) {feeds.keys()}")
+
+    model = replace(answering(model_file), session=Failing(), provider=provider)
+    with pytest.raises(CxrsegError) as told:
+        run_model(model, BATCH, "x.png")
+    start = "x.png: the model failed on this image (in one of its Conv nodes)"
+    assert str(told.value).startswith(start + remedy)

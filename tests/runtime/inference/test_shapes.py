@@ -156,6 +156,12 @@ BAD: list[Case] = [
     ("Resize", {}, [None, np.array([1, 1, np.inf, 1], np.float32)]),
     ("Resize", {}, [None, np.array([1, 1, np.nan, 1], np.float32)]),
     ("Resize", {"axes": [2, 3]}, [None, None, numbers(6, 30)]),
+    ("Pad", {"mode": "wrap"}, [numbers(*[0] * 8)]),
+    ("ScatterElements", {"reduction": "add"}, [numbers(0).reshape(1, 1, 1, 1), floats(1, 1, 1, 1)]),
+    ("Div", {}, [numbers(-1)]),
+    ("Pow", {}, [np.array(2, np.int32)]),
+    ("Cast", {"to": TensorProto.INT32}, []),
+    ("QuantizeLinear", {}, [floats(), np.array(0, np.int32)]),
 ]
 
 
