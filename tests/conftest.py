@@ -22,6 +22,8 @@ NO_XRAYS = f"needs real X-rays in {DATA}"
 
 # Of tests that a shell started in the background, every command would ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):  # nor would they end with their terminal, under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 NANO_SIZE = 96
 

@@ -124,7 +124,7 @@ class TestRefusals:
         path = tmp_path / "model.onnx"
         path.write_bytes(b"a model")
         result = CliRunner().invoke(recover_command, [str(path), "-o", str(path)])
-        assert "would be replaced" in str(result.exception)
+        assert "would replace an input" in str(result.exception)
         assert path.read_bytes() == b"a model"
 
 

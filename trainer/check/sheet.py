@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from cxrseg.runtime.core.errors import CxrsegError
 from cxrseg.runtime.core.labels import LABELS
 from cxrseg.runtime.core.preprocess import window
+from cxrseg.runtime.core.version import package_version
 from cxrseg.runtime.files.atomic import atomic_write, prepare_folder
 from cxrseg.runtime.files.own_files import MARK, is_ours
 from cxrseg.trainer.check.pairs import Finding
@@ -71,7 +72,7 @@ def write_sheet(findings: Sequence[Finding], path: Path) -> int:
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _COLUMNS)
     rows = [np.concatenate(tiles[i : i + _COLUMNS], 1) for i in range(0, len(tiles), _COLUMNS)]
     note = PngInfo()
-    note.add_text("Software", f"{MARK}-train")
+    note.add_text("Software", f"{MARK} {package_version()}")
     prepare_folder(path.parent)
     with atomic_write(path) as temporary:
         Image.fromarray(np.concatenate(rows)).save(temporary, "PNG", pnginfo=note)

@@ -96,7 +96,7 @@ def test_device_that_does_not_work_is_refused_unless_auto(
     assert (named.code, named.out, len(named.errors)) == (1, "", 1)
     assert named.err.startswith("error: --device cuda: ONNX Runtime offers the device but could")
     assert named.err.endswith("; available here: auto, cpu\n")
-    assert ("(driver too old)" in named.err) is (how == "raises")
+    assert ("(driver too old" in named.err) is (how == "raises")
     assert names(chest_png.parent) == ["x.png"]
     auto = run_cxrseg(chest_png, "--model", model)
     assert (auto.code, auto.err) == (0, "") and " on CPUExecutionProvider -> " in auto.out
