@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -73,7 +74,9 @@ _CARD = [None, True, -1, 0, 1, 2**70, 1e308, "", "x" * 9999, [], {}, ["heart"], 
 
 @cache
 def sound_models() -> list[bytes]:
-    """Return a quantized nano network, as the exporter writes it, and the tiny model."""
+    """Return the tiny model and, with PyTorch, a quantized nano network of the exporter."""
+    if find_spec("torch") is None:
+        return [build_model(TinyModel())]
     with TemporaryDirectory() as folder:
         path = Path(folder, "nano.onnx")
         # In a process of its own, so that PyTorch takes no memory of this one.

@@ -113,7 +113,7 @@ STREAMS = {
     "JPEG 2000": (uid.JPEG2000Lossless, jpeg2000),
     "JPEG-LS": (uid.JPEGLSLossless, jpeg_ls),
     "JPEG XL": (uid.JPEG2000Lossless, jpeg_xl),
-    **({"HTJ2K": (uid.HTJ2KLossless, htj2k)} if imagecodecs.HTJ2K.available else {}),
+    **({"HTJ2K": (uid.HTJ2KLossless, htj2k)} if hasattr(imagecodecs, "htj2k_encode") else {}),
 }
 
 
