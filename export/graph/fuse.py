@@ -29,12 +29,11 @@ from cxrseg.trainer.networks.lungsam import LungSAM
 from cxrseg.trainer.networks.unet import UNet
 
 
-class Shipped(nn.Module):
-    """The prompt-free network with every layer plain and everything constant computed.
+class PromptFree(nn.Module):
+    """A network whose prompt is a constant.
 
     Args:
-        model: A trained network; is not changed.
-        layers: Its table.
+        prompt: The prompt.
     """
 
     tokens: Tensor
@@ -42,15 +41,31 @@ class Shipped(nn.Module):
     dense: Tensor
     positions: Tensor
 
-    def __init__(self, model: LungSAM, layers: Sequence[Layer]) -> None:
+    def __init__(self, prompt: Prompt) -> None:
         super().__init__()
-        model = copy.deepcopy(model).eval().requires_grad_(False)
-        with torch.no_grad():
-            prompt = embed_prompt(model.prompt_encoder, model.mask_decoder)
         self.register_buffer("tokens", prompt.tokens.contiguous())
         self.register_buffer("queries", prompt.queries.contiguous())
         self.register_buffer("dense", prompt.dense)
         self.register_buffer("positions", prompt.positions.contiguous())
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt, wherever the network lies."""
+        return Prompt(self.tokens, self.queries, self.dense, self.positions)
+
+
+class Shipped(PromptFree):
+    """The prompt-free network with every layer plain and everything constant computed.
+
+    Args:
+        model: A trained network; is not changed.
+        layers: Its table.
+    """
+
+    def __init__(self, model: LungSAM, layers: Sequence[Layer]) -> None:
+        model = copy.deepcopy(model).eval().requires_grad_(False)
+        with torch.no_grad():
+            super().__init__(embed_prompt(model.prompt_encoder, model.mask_decoder))
         self.channels = len(model.labels)
         self.image_size = model.image_size
         make_plain(model, layers)
@@ -63,32 +78,22 @@ class Shipped(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Segment float32 [B, 1, S, S]; equal to `LungSAM.forward` with no box."""
         embedding = encode(self.image_encoder, image)
-        prompt = Prompt(self.tokens, self.queries, self.dense, self.positions)
-        return decode(self.mask_decoder, embedding, prompt, self.channels)
+        return decode(self.mask_decoder, embedding, self.prompt, self.channels)
 
 
-class ShippedEdge(nn.Module):
+class ShippedEdge(PromptFree):
     """The prompt-free edge SAM with every layer plain and everything constant computed.
 
     Args:
-        model: A trained network; is changed.
+        model: A trained network; is not changed.
         layers: Its table.
     """
 
-    tokens: Tensor
-    queries: Tensor
-    dense: Tensor
-    positions: Tensor
-
     def __init__(self, model: EdgeSAM, layers: Sequence[Layer]) -> None:
-        super().__init__()
-        model.eval().requires_grad_(False).fold()
+        model = copy.deepcopy(model).eval().requires_grad_(False)
+        model.fold()
         with torch.no_grad():
-            prompt = model.no_prompt()
-        self.register_buffer("tokens", prompt.tokens.contiguous())
-        self.register_buffer("queries", prompt.queries.contiguous())
-        self.register_buffer("dense", prompt.dense)
-        self.register_buffer("positions", prompt.positions.contiguous())
+            super().__init__(model.no_prompt())
         make_plain(model, layers)
         self.image_encoder = model.image_encoder
         self.mask_decoder = model.mask_decoder
@@ -97,8 +102,7 @@ class ShippedEdge(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Segment float32 [B, 1, S, S]; equal to `EdgeSAM.forward`."""
-        prompt = Prompt(self.tokens, self.queries, self.dense, self.positions)
-        masks, _ = self.mask_decoder(self.image_encoder(image), prompt)
+        masks, _ = self.mask_decoder(self.image_encoder(image), self.prompt)
         return torch.as_tensor(masks)
 
 
@@ -201,10 +205,10 @@ def fused(model: Network, layers: Sequence[Layer], integer: bool) -> nn.Module:
     """
     if isinstance(model, UNet):
         return rounded_unet(model) if integer else folded(model)
-    twin = copy.deepcopy(model)
     if not integer:
-        unquantize(twin)
-    return Shipped(twin, layers) if isinstance(twin, LungSAM) else ShippedEdge(twin, layers)
+        model = copy.deepcopy(model)
+        unquantize(model)
+    return Shipped(model, layers) if isinstance(model, LungSAM) else ShippedEdge(model, layers)
 
 
 @torch.no_grad()

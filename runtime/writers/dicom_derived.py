@@ -8,12 +8,15 @@ cxrseg: a second run replaces the first result in an archive, and another model'
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from highdicom.sr.coding import CodedConcept
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from cxrseg.runtime.core.segmentation import Segmentation
 from cxrseg.runtime.core.version import package_version
+from cxrseg.runtime.files.own_files import MARK
 from cxrseg.runtime.writers.dicom_source import Origin, derived_uid
 
 NOT_FOR_DIAGNOSIS = "not for diagnosis"
@@ -39,6 +42,19 @@ def result_uid(segmentation: Segmentation, origin: Origin, kind: str, level: str
         kind,
         level,
     )
+
+
+def identity(segmentation: Segmentation, origin: Origin, kind: str) -> dict[str, Any]:
+    """Return what highdicom's constructors of `kind` take of the series, the instance and us."""
+    return {
+        "series_instance_uid": result_uid(segmentation, origin, kind, "series"),
+        "sop_instance_uid": result_uid(segmentation, origin, kind, "instance"),
+        "instance_number": 1,
+        "manufacturer": MARK,
+        "manufacturer_model_name": segmentation.model,
+        "software_versions": package_version(),
+        "transfer_syntax_uid": ExplicitVRLittleEndian,
+    }
 
 
 def reference_dataset(segmentation: Segmentation, origin: Origin) -> Dataset:

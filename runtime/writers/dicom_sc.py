@@ -8,7 +8,6 @@ from highdicom.sr.coding import CodedConcept
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import ExplicitVRLittleEndian
 
 from cxrseg.runtime.core.model_card import INTENDED_USE
 from cxrseg.runtime.core.segmentation import Segmentation
@@ -17,9 +16,9 @@ from cxrseg.runtime.files.own_files import MARK
 from cxrseg.runtime.writers.dicom_derived import (
     NOT_FOR_DIAGNOSIS,
     finish,
+    identity,
     instance_reference,
     reference_dataset,
-    result_uid,
 )
 from cxrseg.runtime.writers.dicom_source import Origin
 
@@ -47,15 +46,9 @@ def overlay_dcm(segmentation: Segmentation, picture: NDArray[np.uint8], origin: 
         coordinate_system=hd.CoordinateSystemNames.PATIENT,
         # highdicom demands an orientation; in the end the X-ray's own stands there.
         patient_orientation=("L", "F"),
-        series_instance_uid=result_uid(segmentation, origin, "sc", "series"),
         series_number=SERIES_NUMBER,
-        sop_instance_uid=result_uid(segmentation, origin, "sc", "instance"),
-        instance_number=1,
-        manufacturer=MARK,
-        manufacturer_model_name=segmentation.model,
-        software_versions=package_version(),
         series_description=f"{MARK} overlay of lungs, {NOT_FOR_DIAGNOSIS}",
-        transfer_syntax_uid=ExplicitVRLittleEndian,
+        **identity(segmentation, origin, "sc"),
     )
     for element in origin.pixels:
         dataset.add(element)

@@ -7,7 +7,6 @@ import numpy as np
 from highdicom.color import CIELabColor
 from highdicom.sr.coding import CodedConcept
 from pydicom.sr.codedict import codes
-from pydicom.uid import ExplicitVRLittleEndian
 
 from cxrseg.runtime.core.labels import Label
 from cxrseg.runtime.core.segmentation import Segmentation
@@ -16,6 +15,7 @@ from cxrseg.runtime.files.own_files import MARK
 from cxrseg.runtime.writers.dicom_derived import (
     NOT_FOR_DIAGNOSIS,
     finish,
+    identity,
     reference_dataset,
     result_uid,
 )
@@ -50,18 +50,12 @@ def lungs_dcm(segmentation: Segmentation, origin: Origin) -> bytes:
             _segment(number, label, segmentation)
             for number, label in enumerate(segmentation.labels, start=1)
         ],
-        series_instance_uid=result_uid(segmentation, origin, "seg", "series"),
         series_number=SERIES_NUMBER,
-        sop_instance_uid=result_uid(segmentation, origin, "seg", "instance"),
-        instance_number=1,
-        manufacturer=MARK,
-        manufacturer_model_name=segmentation.model,
-        software_versions=package_version(),
         device_serial_number=segmentation.model_sha256,
         content_label="LUNGS",
         content_description=f"Lungs outlined by {MARK}, {NOT_FOR_DIAGNOSIS}",
         series_description=name,
-        transfer_syntax_uid=ExplicitVRLittleEndian,
+        **identity(segmentation, origin, "seg"),
         omit_empty_frames=False,
     )
     organization = result_uid(segmentation, origin, "seg", "dimensions")

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from cxrseg.runtime.core.labels import HEART, PROTOCOLS, labels_of
 from cxrseg.trainer.data.dataset import Batch
 from cxrseg.trainer.data.planes import HEART_PLANE
-from cxrseg.trainer.fit.losses import bce_dice
+from cxrseg.trainer.fit.losses import bce_dice, dice_of
 from cxrseg.trainer.networks.convolutions import Features
 from cxrseg.trainer.networks.edge import INSIDE, OUTSIDE, Clicks, EdgeSAM
 
@@ -62,15 +62,6 @@ def targets_of(batch: Batch, labels: Sequence[str]) -> Targets:
             known[label.name] = batch["sided"] & (batch["protocol"] == index)
     planes = batch["mask"][:, [plane[name] for name in labels]]
     return Targets(planes, torch.stack([known[name] for name in labels], dim=1))
-
-
-def dice_of(logits: Tensor, planes: Tensor) -> Tensor:
-    """Return the Dice [B, C] of logits [B, C, h, w] with planes [B, C, s, s], at size s."""
-    size = planes.shape[-2:]
-    found = F.interpolate(logits, size=size, mode="bilinear", align_corners=False) > 0
-    truth = planes > 0.5
-    overlap, total = (x.sum((2, 3)) for x in (found & truth, found.int() + truth.int()))
-    return (2 * overlap + 1) / (total + 1)
 
 
 def doubt_loss(doubt: Tensor, logits: Tensor, targets: Targets) -> Tensor:

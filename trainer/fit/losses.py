@@ -80,6 +80,19 @@ def lung_loss(
     return every.mean() if every.numel() else logits.sum() * 0
 
 
+@torch.no_grad()
+def dice_of(logits: Tensor, planes: Tensor) -> Tensor:
+    """Return the Dice [B, C] of logits [B, C, h, w] with planes [B, C, s, s], at size s.
+
+    Nothing where there is nothing is 1.
+    """
+    size = planes.shape[-2:]
+    found = F.interpolate(logits, size=size, mode="bilinear", align_corners=False) > 0
+    truth = planes > 0.5
+    overlap, total = (x.sum((2, 3)) for x in (found & truth, found.int() + truth.int()))
+    return torch.where(total > 0, 2 * overlap / total.clamp(min=1), 1)
+
+
 def heart_loss(logits: Tensor, mask: Tensor, drawn: Tensor, labels: Sequence[str]) -> Tensor:
     """Loss of the heart, of the images where it is drawn, per image of the batch.
 
@@ -113,11 +126,7 @@ def heart_dice(logits: Tensor, mask: Tensor, drawn: Tensor, labels: Sequence[str
     if HEART.name not in labels:
         return logits.new_zeros(0)
     channel = logits[drawn][:, [list(labels).index(HEART.name)]]
-    size = mask.shape[-2:]
-    found = F.interpolate(channel, size=size, mode="bilinear", align_corners=False)[:, 0] > 0
-    truth = mask[drawn, HEART_PLANE] > 0.5
-    overlap, total = (x.sum((1, 2)) for x in (found & truth, found.int() + truth.int()))
-    return 2 * overlap / total.clamp(min=1)
+    return dice_of(channel, mask[drawn][:, [HEART_PLANE]]).squeeze(1)
 
 
 @torch.no_grad()

@@ -59,10 +59,8 @@ class Convolution(nn.Module):
         """Make the batch norm part of kernel and bias, in place; the result is the same."""
         norm = self.norm
         if isinstance(norm, nn.BatchNorm2d):
-            self.kernel, self.norm = (
-                fuse_linear_bn_eval(self.kernel.eval(), norm.eval()),
-                nn.Identity(),
-            )
+            self.kernel = fuse_linear_bn_eval(self.kernel.eval(), norm.eval())
+            self.norm = nn.Identity()
 
     @torch.no_grad()
     def plain(self) -> nn.Conv2d:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cxrseg.runtime.core.labels import structure_named
 from cxrseg.trainer.networks.convolutions import (
     ConvEncoder,
     Convolution,
@@ -25,7 +24,12 @@ from cxrseg.trainer.networks.convolutions import (
 )
 from cxrseg.trainer.networks.decoder import Prompt, attend_to_image, first_queries
 from cxrseg.trainer.networks.sam import PATCH, segment_anything
-from cxrseg.trainer.networks.sizes import MAX_BLOCKS, MAX_WIDTH, require_whole
+from cxrseg.trainer.networks.sizes import (
+    MAX_BLOCKS,
+    MAX_WIDTH,
+    require_labels,
+    require_whole,
+)
 
 HEADS = 8
 """Of the two-way transformer, as in SAM."""
@@ -199,13 +203,9 @@ class EdgeSAM(nn.Module):
         self, architecture: EdgeArchitecture, image_size: int, labels: Sequence[str]
     ) -> None:
         super().__init__()
-        if not labels:
-            raise ValueError("no labels")
-        for name in labels:
-            structure_named(name)
+        self.labels = require_labels(labels)
         self.architecture = architecture
         self.image_size = image_size
-        self.labels = tuple(labels)
         dim, grid = architecture.decoder_dim, (image_size // PATCH, image_size // PATCH)
         self.image_encoder = ConvEncoder(architecture.channels, architecture.blocks, dim)
         self.prompt_encoder: Any = segment_anything().PromptEncoder(

@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.labels import structure_named
 from cxrseg.trainer.networks.decoder import decode, embed_prompt
 from cxrseg.trainer.networks.encoder import encode
 from cxrseg.trainer.networks.layers import GrayPatchEmbed
 from cxrseg.trainer.networks.sam import Architecture, build_sam, resize_positions
+from cxrseg.trainer.networks.sizes import require_labels
 from cxrseg.trainer.networks.torch_file import read_torch_file
 
 ATTENTION_OPERANDS = ("query", "key", "probability", "value")
@@ -43,11 +43,9 @@ class LungSAM(nn.Module):
         sam: Any = build_sam(architecture, image_size)
         if not 1 <= len(labels) <= sam.mask_decoder.num_mask_tokens:
             raise ValueError(f"{len(labels)} labels; a mask decoder has 1 to 4")
-        for name in labels:
-            structure_named(name)
+        self.labels = require_labels(labels)
         self.architecture = architecture
         self.image_size = image_size
-        self.labels = tuple(labels)
         self.gradient_checkpointing = False
         self.image_encoder: Any = sam.image_encoder
         self.prompt_encoder: Any = sam.prompt_encoder

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from cxrseg.runtime.core.labels import structure_named
+
 MAX_WIDTH = 16_384
 """Most channels of a layer; the widest of vit_h has 5,120."""
 
@@ -26,6 +28,20 @@ def require_whole(name: str, value: object, low: int, high: int) -> None:
         raise ValueError(f"{name} is no whole number")
     if not low <= value <= high:
         raise ValueError(f"{name} is not in {low} to {high}")
+
+
+def require_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of output channels, at least one, all of them known.
+
+    Raises:
+        ValueError: There are none.
+        KeyError: One is not known to `cxrseg.runtime.core.labels`.
+    """
+    if not labels:
+        raise ValueError("no labels")
+    for name in labels:
+        structure_named(name)
+    return tuple(labels)
 
 
 class AtMost(TorchFunctionMode):

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cxrseg.runtime.core.errors import CxrsegError
-from cxrseg.runtime.core.labels import structure_named
-from cxrseg.trainer.networks.sizes import MAX_WIDTH, require_whole
+from cxrseg.trainer.networks.sizes import MAX_WIDTH, require_labels, require_whole
 
 NAME = "unet"
 """What recipes and checkpoints call this network."""
@@ -81,13 +80,9 @@ class UNet(nn.Module):
         self, architecture: UNetArchitecture, image_size: int, labels: Sequence[str]
     ) -> None:
         super().__init__()
-        if not labels:
-            raise ValueError("no labels")
-        for name in labels:
-            structure_named(name)
+        self.labels = require_labels(labels)
         self.architecture = architecture
         self.image_size = image_size
-        self.labels = tuple(labels)
         # Trains 1.5 times as fast on a CPU.
         self.network = _monai_unet(architecture, len(labels)).to(memory_format=torch.channels_last)
 

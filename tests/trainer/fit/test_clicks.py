@@ -10,11 +10,11 @@ from cxrseg.trainer.data.dataset import Batch
 from cxrseg.trainer.fit.clicks import (
     Targets,
     correction_loss,
-    dice_of,
     doubt_loss,
     middle_of_error,
     targets_of,
 )
+from cxrseg.trainer.fit.losses import dice_of
 from cxrseg.trainer.networks.edge import EDGE, INSIDE, NOWHERE, OUTSIDE, Clicks, EdgeSAM
 
 LABELS = ("right_lung", "left_lung", "right_lung_whole", "left_lung_whole", "heart")
